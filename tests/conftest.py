@@ -75,9 +75,9 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rule_weights.write_small_folder(tmp_path_factory.mktemp("small_weights"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(small_weights: Path) -> UpFusion:
-    """The small folder, loaded on the CPU: one for the tests of a module."""
+    """The small folder, loaded on the CPU: read only, it is shared by the whole session."""
     return UpFusion.load(small_weights, device="cpu")
 
 

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -49,17 +48,6 @@ def test_the_gpu_script_says_what_the_scripts_understand(scripts: Scripts, tmp_p
     assert [2**exponent for exponent in scripts["grids"].parsed(found[1][1:]).points][::4] == [2**18, 2**22]
 
 
-@NEEDS_BASH
-def test_the_gpu_script_refuses_what_it_does_not_know_and_goes_on_after_a_failure(tmp_path: Path) -> None:
-    folder = tmp_path / "o"
-    for words, expected in (([], "OUT is a folder"), ([folder], "OUT is a folder"), ([folder, ".", "x"], "got x")):
-        done = gpu_script(*words)
-        assert (done.returncode, expected in done.stderr, folder.exists()) == (2, True, False)
-    done = gpu_script(folder, tmp_path, "render", "scaling", PYTHON="false")
-    assert (done.returncode, "failed: render scaling" in done.stderr) == (1, True)
-    assert (folder / "summary.txt").read_text() == "== render\n== scaling\n"
-
-
 def test_numbers_by_hand(scripts: Scripts, tmp_path: Path) -> None:
     assert scripts["distillation"].reference_evaluations(ReferenceSchedule()) == 94_200
     assert scripts["scaling"].power((1, 2, 4), [3.0, 6.0, 12.0]) == pytest.approx(1)
@@ -95,21 +83,3 @@ def test_numbers_by_hand(scripts: Scripts, tmp_path: Path) -> None:
     assert (result, taken.wall > 0) == (4_999_950_000, True)
     scripts["measuring"].write_json(tmp_path / "a.json", {"b": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")
-@pytest.mark.parametrize(
-    ("kills", "until"),
-    [(1, "00-encoder/model.safetensors"), (10, "candidate/measures.json")],
-)
-@pytest.mark.slow
-def test_background_training_that_was_killed_goes_on(kills: int, until: str, tmp_path: Path) -> None:
-    worker = [sys.executable, str(Path(__file__).with_name("background_worker.py")), str(tmp_path / "out")]
-    subprocess.run([*worker, str(kills), until], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
-    log = (tmp_path / "out" / "log").read_text()
-    assert "00-encoder: 0.00 of 0.00 h" in log
-    assert "Error" not in log
-    if until.endswith(".json"):
-        measures = json.loads((tmp_path / "out" / until).read_text())
-        assert {name: len(measures[name]["gains"]) for name in measures} == {"version 1": 4, "version 2": 4}
-        assert measures["version 2"]["gains"]["sample, photos: 1, iou"]["objects"] == 1

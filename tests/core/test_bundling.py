@@ -72,14 +72,3 @@ def test_a_run_becomes_the_bundled_file_and_its_card(tmp_path: Path, monkeypatch
         assert words in text, words
     with Image.open(tmp_path / "sheet_1_report_of_tests.png") as sheet:
         assert sheet.size == (32, 16)
-
-
-def test_too_large_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = train(tiny_config("encoder", steps=1), TinySource(), TinySource(), tmp_path / "run", device="cpu")
-    module = script("bundle_mini")
-    monkeypatch.setattr(module, "MOST_BYTES", 1000)
-    with pytest.raises(SystemExit, match="may have 1,000 bytes"):
-        call(module, monkeypatch, trained.model, "-o", tmp_path / "mini.safetensors")
-    with pytest.raises(SystemExit, match=r"must hold training.pt or run.json"):
-        module.run_facts(tmp_path)
-    assert not (tmp_path / "mini.safetensors").exists()

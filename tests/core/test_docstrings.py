@@ -13,17 +13,24 @@ import upfusion_core
 
 pytest.importorskip("sphinx", reason="reads Google's style for docutils; part of the extra package set `test`")
 
-from docutils.core import publish_doctree
+from docutils.frontend import get_default_settings
+from docutils.parsers.rst import Parser
+from docutils.readers.standalone import Reader
+from docutils.utils import new_document
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
 CONFIG = Config(napoleon_use_param=True, napoleon_use_rtype=False)
+SETTINGS = get_default_settings(Parser, Reader)
 
 
 def rendered(text: str) -> str:
     """What docutils has to say against a docstring; nothing if it is well formed."""
-    complaints = io.StringIO()
-    source = str(GoogleDocstring(inspect.cleandoc(text), CONFIG))
-    publish_doctree(source, settings_overrides={"warning_stream": complaints, "report_level": 2})
+    complaints, parser = io.StringIO(), Parser()
+    SETTINGS.warning_stream = complaints
+    document = new_document("docstring", SETTINGS)
+    parser.parse(str(GoogleDocstring(inspect.cleandoc(text), CONFIG)), document)
+    document.transformer.populate_from_components((Reader(), parser))
+    document.transformer.apply_transforms()
     return complaints.getvalue()
 
 

@@ -2,9 +2,8 @@
 
 import ast
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import upfusion_core
 
@@ -45,28 +44,32 @@ def imported_modules(path: Path) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_are_relative_and_point_down(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def nodes_of(paths: list[Path]) -> Iterator[tuple[Path, ast.AST]]:
+    return ((path, node) for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def test_imports_are_relative_and_point_down() -> None:
+    for path, node in nodes_of(SOURCES):
         absolute = isinstance(node, ast.ImportFrom) and node.level == 0
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        assert "upfusion_core" not in {name.split(".")[0] for name in (*names, *([node.module] if absolute else []))}
-    here = part_of(path)
-    if here == "__init__":
-        return  # the public names, imported at first use
-    for name in imported_modules(path):
-        parts = name.split(".")
-        assert parts[0] not in ("comfy", "comfy_api", "folder_paths")
-        if parts[0] == "upfusion_core" and len(parts) > 1 and parts[1] != here:
-            assert layer_of(parts[1]) < layer_of(here), f"{path} must not import {name}"
-        for library, homes in HOMES.items():
-            assert parts[0] != library or here in homes, f"{path} must not import {library}"
+        found = {name.split(".")[0] for name in (*names, *([node.module] if absolute else []))}
+        assert "upfusion_core" not in found, path
+    for path in SOURCES:
+        here = part_of(path)
+        if here == "__init__":
+            continue  # the public names, imported at first use
+        for name in imported_modules(path):
+            parts = name.split(".")
+            assert parts[0] not in ("comfy", "comfy_api", "folder_paths"), path
+            if parts[0] == "upfusion_core" and len(parts) > 1 and parts[1] != here:
+                assert layer_of(parts[1]) < layer_of(here), f"{path} must not import {name}"
+            for library, homes in HOMES.items():
+                assert parts[0] != library or here in homes, f"{path} must not import {library}"
 
 
-@pytest.mark.parametrize("path", [*NODE_SOURCES, ROOT / "__init__.py"], ids=lambda path: str(path.relative_to(ROOT)))
-def test_nodes_import_only_the_public_api(path: Path) -> None:
+def test_nodes_import_only_the_public_api() -> None:
     """ComfyUI imports the pack by its folder: an absolute import would give other classes than a relative one."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, node in nodes_of([*NODE_SOURCES, ROOT / "__init__.py"]):
         if isinstance(node, ast.Import):
             assert not any(alias.name.split(".")[0] in ("upfusion_core", "nodes") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:

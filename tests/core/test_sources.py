@@ -15,9 +15,8 @@ FORBIDDEN = re.compile(
 
 def faults(line: str) -> bool:
     """Python on Windows reads and prints cp1252 where nobody says otherwise; devices and layers are the host's."""
-    return line.encode("cp1252", "ignore").decode("cp1252") != line or bool(
-        FORBIDDEN.search(line) and not line.lstrip().startswith("#")
-    )
+    forbidden = FORBIDDEN.search(line) and not line.lstrip().startswith("#")
+    return bool(forbidden) or line.encode("cp1252", "ignore").decode("cp1252") != line
 
 
 def test_sources_are_as_comfy_test_wants_them() -> None:

@@ -26,7 +26,7 @@ def make_conditioning(**changes: object) -> ViewConditioning:
     return ViewConditioning(**(good | changes))
 
 
-def test_values_that_cannot_be_made() -> None:
+def test_what_flows_between_the_stages() -> None:
     refused(r"InputViews.rgb must be \(V, 3, S, S\).*; photos go through", make_views, rgb=torch.rand(2, 4, 4, 3))
     refused("divide 8-bit photos by 255", make_views, rgb=torch.full((2, 3, 4, 4), 255.0))
     refused("finite", make_views, rgb=torch.full((2, 3, 4, 4), torch.nan))
@@ -45,9 +45,8 @@ def test_values_that_cannot_be_made() -> None:
     refused("hint must be", make_conditioning, cameras=CAMERA)
     refused(r"tokens must be \(V·P, C\), got \(8,\)", SceneEncoding, tokens=torch.ones(8), reference=CAMERA)
     refused(r"must be \(1, 3, H, W\).*; one picture a", NovelViews, rgb=torch.rand(2, 3, 4, 4), cameras=CAMERA)
-    refused(
-        r"must be \(Q, 3, H, W\)", RenderedViews, **dict.fromkeys(("rgb", "opacity", "depth"), torch.rand(2, 1, 4, 4))
-    )
+    parts = dict.fromkeys(("rgb", "opacity", "depth"), torch.rand(2, 1, 4, 4))
+    refused(r"must be \(Q, 3, H, W\)", RenderedViews, **parts)
     tokens, views = torch.ones(2, 3), make_views()
     refused("reference must be Cameras, got NoneType; use orbit_cameras", SceneEncoding, tokens, None)
     refused("views must be InputViews", SceneEncoding, tokens, CAMERA, 3)
@@ -56,9 +55,6 @@ def test_values_that_cannot_be_made() -> None:
     refused(r"opacity must be in \[0, 1\], got \[2, 2", RenderedViews, views.rgb, views.mask * 2, views.mask)
     refused(r"RenderedViews\.depth must be finite", RenderedViews, views.rgb, views.mask, views.mask / 0)
     refused("parts must be Iterable", Cameras.concatenate, 5)
-
-
-def test_conditions_and_cameras_of_several() -> None:
     null = make_conditioning().unconditional()
     assert float(null.hint.abs().sum() + null.tokens.abs().sum() + sum(m.abs().sum() for m in null.ray_maps)) == 0
     assert (float(null.text.mean()), len(null)) == (2.0, 2)

@@ -39,7 +39,7 @@ ANOTHER = '[project]\nname = "another"\nversion = "1.2.3"\n'  # site-packages of
 
 
 @pytest.mark.parametrize("text", [ANOTHER, '[tool.x]\nname = "upfusion"\nversion = "9"\n', None])
-def test_without_our_own_file_the_record_is_asked(
+def test_without_our_file_the_record_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
 ) -> None:
     path = tmp_path / "pyproject.toml"

@@ -128,7 +128,7 @@ def test_both_ways_give_the_same_camera(run_node: Run, core: ModuleType) -> None
             close(ahead, -camera.camera_to_world[0, :3, 2], atol=1e-5)
 
 
-def test_an_unfit_camera_info_gets_a_sentence(run_node: Run) -> None:
+def test_what_is_unfit_gets_a_sentence(run_node: Run, core: ModuleType) -> None:
     for change, message in (
         ({"cameraType": "orthographic"}, "must be a perspective one, got 'orthographic'"),
         ({"fov": None}, "tells no field of view"),
@@ -141,9 +141,6 @@ def test_an_unfit_camera_info_gets_a_sentence(run_node: Run) -> None:
         refused(message, run_node, FROM, camera_info=orbit_info(0, 0, 1.0) | change)
     for take in ("everything", "direction"):
         refused("must be a camera of the 3D viewer, got NoneType", run_node, FROM, camera_info=None, take=take)
-
-
-def test_what_no_viewport_can_show_gets_a_sentence(run_node: Run, core: ModuleType) -> None:
     cameras = core.orbit_cameras([0.0, 90.0])
     refused("index must be between 0 and 1, got 2", run_node, TO, cameras=cameras, index=2)
     shifted = core.Cameras(cameras.camera_to_world, cameras.focal, cameras.principal + 0.1)

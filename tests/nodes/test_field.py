@@ -28,14 +28,14 @@ def test_renders_show_the_ball_over_each_background(run_node: Run, ball: nn.Modu
     (cameras,) = run_node(ORBIT, count=2)
     before = weights(ball)
     for background, value in (("white", 1.0), ("grey", 0.5), ("black", 0.0)):
-        images, masks, depth = run_node(RENDER, field=ball, cameras=cameras, size=32, background=background)
-        assert images.shape == depth.shape == (2, 32, 32, 3)
-        torch.testing.assert_close(images[0, 16, 16], torch.tensor(COLOR), atol=0.01, rtol=0)
+        images, masks, depth = run_node(RENDER, field=ball, cameras=cameras, size=16, background=background)
+        assert images.shape == depth.shape == (2, 16, 16, 3)
+        torch.testing.assert_close(images[0, 8, 8], torch.tensor(COLOR), atol=0.01, rtol=0)
         over = masks[..., None] * torch.tensor(COLOR) + (1 - masks[..., None]) * value
         torch.testing.assert_close(images, over, atol=1e-4, rtol=0)
         assert torch.equal(depth[..., 0], depth[..., 1])
         # light stops before the middle of the ball, which is half way between nearest and furthest
-        assert 0.5 < float(depth[0, 16, 16, 0]) < 0.5 + 0.3 / (2 * 0.3 * math.sqrt(3))
+        assert 0.5 < float(depth[0, 8, 8, 0]) < 0.5 + 0.3 / (2 * 0.3 * math.sqrt(3))
     assert lines[-1] == "rendering: step 2/2"
     assert torch.equal(weights(ball), before)
     assert not ball._forward_pre_hooks  # the cached field does not get what its working copy gets
@@ -85,7 +85,7 @@ def test_a_texture_is_srgb(run_node: Run, ball: nn.Module) -> None:
 def test_faces_of_a_textured_mesh(run_node: Run, ball: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack("nodes.field"), "TEXTURED_FACES", 300)
     options = ({}, {"coloring": "texture"}, {"coloring": "texture", "faces": 600}, {"faces": 200})
-    settings = {"field": ball, "resolution": 24, "threshold": 12.0, "texture_size": 64}
+    settings = {"field": ball, "resolution": 20, "threshold": 12.0, "texture_size": 64}
     colored, textured, more, few = (run_node(EXTRACT, **settings, **option)[0].faces.shape[1] for option in options)
     assert textured <= 300 < more <= 600 < colored
     assert 16 <= few <= 200

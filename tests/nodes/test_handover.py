@@ -99,7 +99,7 @@ def test_left_is_the_object_s_own_in_files_of_that_name(run_node: Run, head: nn.
 def test_a_mesh_of_other_nodes_is_laid_into_the_field_s_box(
     run_node: Run, head: nn.Module, core: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh, _, placement = run_node("UpFusionExtractMesh", field=head, resolution=48)
+    mesh, _, placement = run_node("UpFusionExtractMesh", field=head, resolution=32)
     mesh.vertices = mesh.vertices * 1.9 + torch.tensor([0.3, 0.0, -0.1])  # of another size and place
     painted: list[Any] = []
     monkeypatch.setattr(core, "project_photos", lambda mesh, *_, **__: painted.append(mesh) or mesh)
@@ -114,9 +114,7 @@ def test_a_mesh_of_other_nodes_is_laid_into_the_field_s_box(
     refused("got both", run_node, "UpFusionProjectPhotos", **given, field=head, placement=placement)
 
 
-def test_splats_voxels_and_points_lie_on_the_surface(
-    run_node: Run, head: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_splats_voxels_and_points(run_node: Run, head: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {"SPLAT": lambda *parts: parts, "VOXEL": lambda *parts: parts, "File3D": lambda file, kind: (file, kind)}
     monkeypatch.setattr(pack("nodes.handover"), "Types", SimpleNamespace(**kinds))
     splat, voxel, (file, kind) = run_node("UpFusionFieldToSplats", field=head, resolution=40)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+BLUEPRINTS = ("Photos to Canonical Views", "Photos to Mesh", "Photos to Views", "True pixels onto a mesh")
 LANGUAGES = ("de", "fr", "ja", "ko", "zh")
 
 
@@ -32,21 +32,16 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_language_has_every_key_and_says_something_else(node_classes: dict[str, Any], language: str) -> None:
+def test_a_language_has_all_keys_and_says_something_else(node_classes: dict[str, Any], language: str) -> None:
     text = (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
     told = leaves(json.loads(text))
     wanted = leaves({node_id: english(node.GET_SCHEMA()) for node_id, node in node_classes.items()})
     assert told.keys() == wanted.keys()
     for path, words in told.items():
-        assert isinstance(words, str)
         assert words.strip() == words != ""
         assert "{" not in words
         if path.endswith(("tooltip", "description", "display_name")):
             assert words != wanted[path], path
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_language_has_every_part_of_the_menu(node_classes: dict[str, Any], language: str) -> None:
     told = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
     assert told.keys() == {node.GET_SCHEMA().category.removeprefix("UpFusion/") for node in node_classes.values()}
     assert all(told.values())
@@ -61,17 +56,14 @@ def test_templates_have_titles_and_the_quick_start_is_first() -> None:
     assert min(told["template"]["upfusion"].items(), key=lambda item: item[1])[0] == "upfusion_1_quick_start"
 
 
-def test_leaves_by_hand() -> None:
-    assert leaves({"a": {"b": "x", "c": {"d": "y"}}, "e": "z"}) == {"/a/b": "x", "/a/c/d": "y", "/e": "z"}
-
-
-@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
-def test_a_blueprint_is_one_box_of_nodes_that_there_are(node_classes: dict[str, Any], path: Path) -> None:
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_blueprint_is_one_box_of_nodes_that_there_are(node_classes: dict[str, Any], name: str) -> None:
     """Its sockets are those of the box; all links join what they say."""
-    graph = json.loads(path.read_text(encoding="utf-8"))
+    assert {path.stem for path in (ROOT / "subgraphs").glob("*.json")} == set(BLUEPRINTS)
+    graph = json.loads((ROOT / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
     ((box,), (inside,)) = graph["nodes"], graph["definitions"]["subgraphs"]
     assert box["type"] == inside["id"]
-    assert inside["name"] == box["title"] == path.stem
+    assert inside["name"] == box["title"] == name
     assert len(graph["extra"]["BlueprintDescription"]) > 40
     for kind in ("inputs", "outputs"):
         assert [slot["name"] for slot in box[kind]] == [slot["name"] for slot in inside[kind]]
@@ -84,8 +76,3 @@ def test_a_blueprint_is_one_box_of_nodes_that_there_are(node_classes: dict[str, 
             assert link["id"] in inside["outputs"][link["target_slot"]]["linkIds"]
         else:
             assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
-
-
-def test_there_are_four_blueprints() -> None:
-    names = ["Photos to Canonical Views", "Photos to Mesh", "Photos to Views", "True pixels onto a mesh"]
-    assert [path.stem for path in BLUEPRINTS] == names

@@ -179,7 +179,7 @@ def sampled(loaded: Loaded, four: tuple) -> Tensor:
     return k_sample(loaded.model, *four)
 
 
-def test_four_cameras_are_one_call_a_step_and_each_alone_the_same_view(
+def test_four_cameras_are_one_call_and_alone_the_same(
     loaded: Loaded, four: tuple, sampled: Tensor, run_node: Run
 ) -> None:
     assert four[2]["batch_index"] == [0, 1, 2, 3]

@@ -26,7 +26,7 @@ def test_every_node_is_checked(node_classes: dict[str, type]) -> None:
         assert all(item.min is not None and item.max is not None for item in numbers)
 
 
-def test_values_unfit(run_node: Run, ball: nn.Module) -> None:
+def test_values_unfit_and_of_numpy(run_node: Run, ball: nn.Module) -> None:
     (cameras,) = run_node(ORBIT, count=2)
     good = {TO: {"cameras": cameras}, RENDER: {"field": ball, "cameras": cameras}, EXTRACT: {"field": ball}}
     for node_id, inputs, message in (
@@ -43,24 +43,18 @@ def test_values_unfit(run_node: Run, ball: nn.Module) -> None:
         (RENDER, {"background": "red"}, "background must be one of white, grey, black, got 'red'"),
     ):
         refused(message, run_node, node_id, **(good.get(node_id, {}) | inputs))
-
-
-def test_numbers_of_numpy_are_numbers(run_node: Run) -> None:
     (cameras,) = run_node(ORBIT, count=np.int64(3), distance=np.float32(2.0), elevation_from=0)
     (expected,) = run_node(ORBIT, count=3, distance=2.0, elevation_from=0.0)
     assert torch.equal(cameras.camera_to_world, expected.camera_to_world)
 
 
-def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Pack) -> None:
+def test_unets_and_prompts_must_fit_the_model(pack: Pack) -> None:
     check, config = pack("nodes.sockets").check_unet, quarter_model()
     check(config, SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES)))
     for change in ({"model_channels": 64}, {"channel_mult": [1, 2, 4]}, {"context_dim": 768}, {"context_dim": None}):
         network = SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES | change))
         refused(r"MODEL must be a UNet of 32 channels times \(1, 1, 2, 2\) for text of", check, config, network)
     refused("take both from one UpFusion Load Model", check, config, object())
-
-
-def test_a_prompt_must_fit_the_model(pack: Pack) -> None:
     for prompt, message in (
         ("abc", "positive must be a CONDITIONING, got str"),
         ([(1,)], r"positive must hold pairs of an embedding and its options, got \(1,\)"),

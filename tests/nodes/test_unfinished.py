@@ -73,14 +73,11 @@ def test_the_oldest_go_first(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> Non
         assert sorted(newest.parent.iterdir()) == sorted([*paths[1:], newest])
 
 
-def test_what_leads_to_a_node(pack: Pack) -> None:
+def test_what_leads_to_a_node_and_seconds_left(pack: Pack, core: Any) -> None:
     before = pack("nodes.unfinished").graph_before
     assert before(PROMPT, "3") == {"1": ["Load", {"name": "mini"}], "2": ["LoRA", {"model": ["1", 0], "strength": 0.5}]}
     assert before(None, None) == before(PROMPT, "gone") == {}
-
-
-def test_seconds_left_by_kind_of_step(pack: Pack, core: Any) -> None:
-    """Fitting takes 1 s a step, painting 10: what is not known yet is said to be more."""
+    # Fitting takes 1 s a step, painting 10: what is not known yet is said to be more
     pace = pack("nodes.host").Pace()
     work = [
         (1, "fitting", 3, 4),

@@ -36,12 +36,6 @@ from .prior import DiffusionPrior
 from .sampling import sample_views, view_seeds
 
 
-def shrunk_grid(cameras: Cameras, size: int) -> Cameras:
-    """Cameras whose corner-aligned grids are the pixel centres of the given ones: NDC x (size - 1) / size."""
-    share = (size - 1) / size
-    return Cameras(cameras.camera_to_world, cameras.focal / share, cameras.principal / share)
-
-
 def _check_cameras(cameras: Cameras) -> None:
     check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
     if not len(cameras):
@@ -124,14 +118,16 @@ class ViewSynthesizer(ABC):
         scene = self.own_scene(scene)
         check_count("size", size, 2, 4096)
         _check_cameras(cameras)
-        if pixel_centers:
-            cameras = shrunk_grid(cameras, size)
+        if pixel_centers:  # the centres of pixels are the corner-aligned grid of NDC x (size - 1) / size
+            share = (size - 1) / size
+            cameras = Cameras(cameras.camera_to_world, cameras.focal / share, cameras.principal / share)
         tokens = scene.tokens[None]
         views = []
         reference = scene.reference.to("cpu")
         for camera in cameras.to("cpu"):  # one at a time: the features of a large picture are larger than the picture
             rays = reference_plucker(camera, reference, size).to(tokens.device)
-            rgb = self.upsrt.colors(tokens, rearrange(rays, "q h w c -> 1 (q h w) c")).float()
+            plucker = rearrange(rays, "q h w c -> 1 (q h w) c")
+            rgb = self.upsrt.decode(tokens, plucker, read=self.upsrt.read_rgb).float()
             views.append(rearrange(rgb, "1 (h w) c -> c h w", h=size))
         result = torch.stack(views)
         check_finite("the predicted views (from these weights in this precision)", result)

@@ -33,7 +33,8 @@ _WRAPPER = re.compile(r"(module\.|model\.(?!diffusion_model\.))+")
 _EMA = re.compile(r"(^|[._])ema([._]|$)")
 # what Lightning saves beside its tensors; nothing of it is imported, an `_Inert` stands in its place
 _TRAINER = re.compile(
-    r"(pytorch_|)lightning(_fabric|)\..*|argparse\.Namespace|numpy\.(dtype.*|_?core\.multiarray\.scalar)"
+    r"((pytorch_|)lightning(_fabric|)|omegaconf|pathlib|typing)\..*|argparse\.Namespace"
+    r"|numpy\.(ndarray|dtype.*|_?core\.multiarray\.(scalar|_reconstruct))"
 )
 
 
@@ -60,7 +61,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for part in _parts(path):
-        weights |= _read_file(part)
+        with _reading(part):
+            content: Any = read_safetensors(part)[0] if part.suffix == ".safetensors" else _read_pickle(part)
+        if not isinstance(content, dict) or not content:
+            got = type(content).__name__
+            raise CheckpointError(f"{part} must hold named tensors, got {got}; it is not a state dict")
+        for name, value in content.items():
+            if not isinstance(name, str) or not isinstance(value, Tensor):
+                wanted = f"{part} must hold named tensors only, got {type(value).__name__} under {name!r:.60}"
+                raise CheckpointError(f"{wanted}; is it another kind of checkpoint?")
+            if fault := _fault(value):
+                wanted = f"{part} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}"
+                raise CheckpointError(f"{wanted}; use a file that is not quantised, or get it again")
+        weights |= content
     kept = {name: value for name, value in weights.items() if not _EMA.search(name)} or weights
     plain, wrappers = {}, set()
     for name, value in kept.items():
@@ -96,22 +109,6 @@ def _parts(path: Path) -> list[Path]:
     return [path]
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    _check_file(path)
-    with _reading(path):
-        content = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_pickle(path)
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} must hold named tensors, got {type(content).__name__}; it is not a state dict")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            wanted = f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}"
-            raise CheckpointError(f"{wanted}; is it another kind of checkpoint?")
-        if fault := _fault(value):
-            wanted = f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}"
-            raise CheckpointError(f"{wanted}; use a file that is not quantised, or get it again")
-    return content
-
-
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, mapped from the file, and metadata of a `.safetensors` file; raises what the library does."""
     with safe_open(path, framework="pt") as file:
@@ -122,7 +119,6 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a `.safetensors` file, or of all its parts; empty where it has none."""
     metadata: dict[str, str] = {}
     for part in _parts(path):
-        _check_file(part)
         with _reading(part), safe_open(part, framework="pt") as file:
             metadata |= file.metadata() or {}
     return metadata
@@ -139,7 +135,7 @@ class Misfits(NamedTuple):
     def __str__(self) -> str:
         lists = {"missing": self.missing, "unexpected": self.unexpected}
         lists["of another shape"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.shapes.items()]
-        lists["not of floating point"] = [f"{name} {got}" for name, (got, _) in self.kinds.items()]
+        lists["of another kind"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.kinds.items()]
         return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
 
 
@@ -163,7 +159,7 @@ def misfits(
         if came != shape and not (padded and came == shape + (1,) * (len(came) - len(shape))):
             found.shapes[name] = came, shape
         if not (kind == dtype if dtype else kind.is_floating_point):
-            found.kinds[name] = kind, dtype or "of floating-point numbers"
+            found.kinds[name] = kind, dtype or "floating-point numbers"
     return found
 
 
@@ -189,16 +185,17 @@ def listed(names: list[str], most: int = 20) -> str:
 def _check_file(path: Path) -> None:
     check_weights_name(path)
     if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
-        raise CheckpointError(f"{path} does not exist; check the path or download the weights again")
+        raise CheckpointError(f"{path} does not exist; check the path or get it again")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "a device or pipe"
         raise CheckpointError(f"{path} must be a file of weights, got {kind}; check the path")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; download or convert it again")
+        raise CheckpointError(f"{path} is empty; get it again")
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    advice = "it is damaged, cut short or another kind of file: download or convert it again"
+    _check_file(path)
+    advice = "it is damaged, cut short or another kind of file: get it again"
     return reading(path, advice, what="a file of weights", error=CheckpointError)
 
 
@@ -231,7 +228,7 @@ def _read_pickle(path: Path) -> object:
     copies = [name for name in map(str, content) if found is not content and _EMA.search(name)]
     if inert or copies:
         notes = ["what a training program saved beside them"] * bool(inert) + copies
-        warnings.warn(f"{path}: of this file the weights are taken, not {' and '.join(notes)}", stacklevel=4)
+        warnings.warn(f"{path}: of this file the weights are taken, not {' and '.join(notes)}", stacklevel=3)
     return found
 
 

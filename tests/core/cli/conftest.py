@@ -1,12 +1,10 @@
 """Fixtures of the tests of the commands."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import rule_weights
-
-from upfusion_core import UpFusion
+from tiny_training import write_tiny_mini
 
 
 @pytest.fixture(scope="session")
@@ -14,12 +12,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return rule_weights.write_photos(tmp_path_factory.mktemp("photos"), 3, 64)
 
 
-@pytest.fixture
-def loaded_once(small_weights: Path, model: UpFusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of a module share one model."""
-    load = UpFusion.load
-
-    def remembered(path: str, **options: Any) -> UpFusion:  # noqa: ANN401
-        return model if path == str(small_weights) else load(path, **options)
-
-    monkeypatch.setattr(UpFusion, "load", remembered)
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A merged file of random weights, for pictures of 16 pixels: read only, it is shared by the whole session."""
+    return write_tiny_mini(tmp_path_factory.mktemp("weights") / "tiny.safetensors")

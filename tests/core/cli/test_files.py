@@ -52,9 +52,7 @@ def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl"])
-def test_formats_without_textures_are_not_unwrapped(
-    stored: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_formats_without_textures(stored: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upfusion_core.surface.extract.unwrap", None)
     out = tmp_path / f"ball.{kind}"
     done("mesh", stored, "-o", out, "--resolution", 16, "--size-mm", 80, "--up", "z", "--device", "cpu")
@@ -89,7 +87,7 @@ def test_the_source_is_not_replaced(command: str, name: str, tmp_path: Path) -> 
     assert (tmp_path / name).read_text() == "weights"
 
 
-def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_info_and_checksums(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merged, folder = tmp_path / "merged.safetensors", tmp_path / "folder"
     assert str(merged) in done("convert", small_weights, merged, "--dtype", "float16")
     record = record_of(merged)
@@ -104,9 +102,6 @@ def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pyte
     assert "pictures of 64 x 64 pixels" in done("info", merged, "-o", tmp_path / "info.json")
     content = json.loads((tmp_path / "info.json").read_text())
     assert (content["command"], content["checkpoint"]["layout"]) == ("info", "merged")
-
-
-def test_checksums_are_of_whole_files(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000  # more than is read at once
     (tmp_path / "a").write_bytes(content)
     assert checksum(tmp_path / "a") == hashlib.sha256(content).hexdigest()

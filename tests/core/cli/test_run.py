@@ -16,12 +16,13 @@ import torch
 from command_runs import press, read_run
 from refusals import denied, refused
 
-from upfusion_core.cli.run import LOCK_NAME, Record, Run, locked, new_record, open_run
+from upfusion_core.cli.run import LOCK_NAME, Run, locked, new_record, open_run
 from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
 INPUTS = {"photos": ["abc"]}
 MODEL = SimpleNamespace(model_id="fingerprint", device="cpu", dtype=torch.float32)
+Captured = pytest.CaptureFixture[str]
 NOT_ON_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 
 
@@ -243,27 +244,19 @@ def test_photos_under_the_name_of_a_result(tmp_path: Path, written: list[str], o
     assert (names(tmp_path), photo.read_text()) == (["photos.png"], "mine")
 
 
-def record() -> Record:
-    return new_record("views", {"model": "mini"}, {"photos": ["a\udcff.png"]}, {})
-
-
 def written(**changes: object) -> str:
-    return json.dumps(record().model_dump() | changes)
+    return json.dumps(new_record("views", {"model": "mini"}, {"photos": ["a\udcff.png"]}, {}).model_dump() | changes)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "must be JSON"),
         ("[" * 100_000, "nested too deeply"),
-        ("[]", "its content is another"),
         (written(format=1), "its format is another"),
-        ('{"format": 2}', "its command is another"),
-        (written(settings=[]), "its settings is another"),
         (written(temporary_files=["../mine.txt"]), "its temporary_files.0 is another"),
         (written(files=[str(Path.cwd())]), "its files.0 is another"),
     ],
-    ids=range(8),
+    ids=range(4),
 )
 def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
     """It is not continued; --force writes over it, and removes nothing outside of the folder."""
@@ -308,28 +301,24 @@ def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
         assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
+@NOT_ON_WINDOWS  # which locks otherwise
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_a_drive_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
-) -> None:
+def test_a_drive_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, code: int) -> None:
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(code, "flock")))
     attempt(tmp_path / "run")
     assert "on a drive without file locks" in " ".join(capsys.readouterr().err.split())
     assert names(tmp_path) == ["run/run.json", "run/views/000.png"]
 
 
-def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@NOT_ON_WINDOWS
+def test_folders_that_cannot_be_written_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("mine")
     denied("cannot be written to", locked(tmp_path / "file" / "below").__enter__)
     error = PermissionError(13, "Permission denied")
     monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=error))
     denied("Permission denied", locked(tmp_path).__enter__)
     assert names(tmp_path) == ["file"]
-
-
-@NOT_ON_WINDOWS
-def test_what_a_link_leads_to_stays_as_it_was(tmp_path: Path) -> None:
+    monkeypatch.undo()
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (tmp_path / LOCK_NAME).symlink_to(precious)

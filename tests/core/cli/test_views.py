@@ -17,13 +17,16 @@ from PIL import Image
 from upfusion_core import NovelViews, UpFusion, orbit_cameras, prepare_views
 from upfusion_core.cli.views import save_video
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> UpFusion:
+    return UpFusion.load(tiny, device="cpu")
 
 
 @pytest.fixture
-def command(photos: list[Path], small_weights: Path, tmp_path: Path) -> Callable[..., tuple[object, ...]]:
+def command(photos: list[Path], tiny: Path, tmp_path: Path) -> Callable[..., tuple[object, ...]]:
     def told(*arguments: object, photos: list[Path] = photos[:2], out: Path = tmp_path / "out") -> tuple[object, ...]:
-        return ("views", *photos, "--model", small_weights, "-o", out, "--steps", 2, "--device", "cpu", *arguments)
+        return ("views", *photos, "--model", tiny, "-o", out, "--steps", 2, "--device", "cpu", *arguments)
 
     return told
 
@@ -39,7 +42,7 @@ def assert_saved(folder: Path, rgb: torch.Tensor) -> None:
 
 
 def test_views_writes_what_the_library_samples(
-    command: Callable[..., Any], photos: list[Path], small_weights: Path, model: UpFusion, tmp_path: Path
+    command: Callable[..., Any], photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     said = done(*command("--count", 3, "--batch-size", 2, "--seed", 7))
@@ -48,22 +51,22 @@ def test_views_writes_what_the_library_samples(
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     expected = ["inputs/001.png", "inputs/002.png", "photo_cameras.json", "photos.png", "run.json", "turntable.gif"]
     assert names == [*expected, "views.json", "views.png", "views/000.png", "views/001.png", "views/002.png"]
-    scene = model.encode(prepare_views(photos[:2], size=64))
+    scene = model.encode(prepare_views(photos[:2], size=16))
     assert_saved(out, model.sample(scene, orbit_cameras([0, 120, 240]), steps=2, seeds=[7, 8, 9]).rgb)
     record = read_run(out)
     assert (record["status"], record["model_id"], len(record["files"])) == ("finished", model.model_id, 10)
 
 
-def test_predict(photos: list[Path], small_weights: Path, model: UpFusion, tmp_path: Path) -> None:
+def test_predict(photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done("predict", *photos, "-m", small_weights, "-o", out, "--count", 4, "--size", 24)
-    scene = model.encode(prepare_views(photos, size=64))
+    done("predict", *photos, "-m", tiny, "-o", out, "--count", 4, "--size", 24)
+    scene = model.encode(prepare_views(photos, size=16))
     assert_saved(out, model.predict(scene, orbit_cameras([0, 90, 180, 270]), size=24))
     assert pixels(out / "views.png").shape == (48, 48, 3)
     assert imageio.imread(out / "turntable.gif", index=None).shape == (4, 24, 24, 3)
 
 
-def test_predict_with_known_cameras(photos: list[Path], small_weights: Path, model: UpFusion, tmp_path: Path) -> None:
+def test_predict_with_known_cameras(photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path) -> None:
     """Photo 1's lens and elevation come from the file; the run's own file gives the same pictures again, to the bit."""
     poses = orbit_cameras([0.0, 90.0], [35.0, 10.0], 2.0).camera_to_world @ torch.diag(torch.tensor([1.0, -1, -1, 1]))
     rows = [
@@ -73,11 +76,11 @@ def test_predict_with_known_cameras(photos: list[Path], small_weights: Path, mod
     ]
     (tmp_path / "cameras.json").write_text(json.dumps(rows))
     first, again = tmp_path / "first", tmp_path / "again"
-    arguments = ("predict", *photos[:2], "-m", small_weights, "--count", 2, "--size", 16, "--photo-elevation", 35)
+    arguments = ("predict", *photos[:2], "-m", tiny, "--count", 2, "--size", 16, "--photo-elevation", 35)
     done(*arguments, "-o", first, "--photo-cameras", tmp_path / "cameras.json")
     stored = json.loads((first / "photo_cameras.json").read_text())["photos"]
     assert [(entry["status"], entry["focal"]) for entry in stored] == [("reference", [3, 3]), ("given", [3, 3])]
-    scene = model.encode(prepare_views(photos[:2], size=64), 35.0)  # at 4.5 / 3 times the distance it looks alike
+    scene = model.encode(prepare_views(photos[:2], size=16), 35.0)  # at 4.5 / 3 times the distance it looks alike
     assert_saved(first, model.predict(scene, orbit_cameras([0, 180], 35.0), size=16))
     done(*arguments[:-2], "-o", again, "--photo-cameras", first / "photo_cameras.json")
     for name in ("views/001.png", "photo_cameras.json"):

@@ -69,7 +69,7 @@ def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up
     assert float(missed @ axis) == pytest.approx(0, abs=1e-5)  # the origin is the foot of the perpendicular
 
 
-def test_similarities_chain() -> None:
+def test_similarities_chain_and_what_is_refused() -> None:
     cameras, target = somewhere()
     moved, first = normalise(cameras)  # without `up` view 0 becomes the reference camera
     assert torch.allclose(moved.camera_to_world[0], reference_camera().camera_to_world[0], atol=1e-5)
@@ -82,9 +82,6 @@ def test_similarities_chain() -> None:
     assert torch.allclose(both.apply(cameras.centers[2]), again.centers[0], atol=1e-5)
     turned = both.rotation.float() @ cameras.camera_to_world[2, :3, :3]
     assert torch.allclose(turned, again.camera_to_world[0, :3, :3], atol=1e-5)
-
-
-def test_refusals() -> None:
     parallel = look_at(torch.tensor([[0.0, 0, 3], [1.0, 0, 3]]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]))
     refused("parallel", normalise, parallel)
     refused("in front of view 0", normalise, parallel, center=torch.tensor([0.0, 0, 4]))

@@ -90,12 +90,11 @@ def test_distances_by_hand_and_by_brute_force() -> None:
 
 
 def score(first: Tensor, second: Tensor, threshold: float) -> float:
-    return metrics.f_score(
-        metrics.nearest_distances(first, second), metrics.nearest_distances(second, first), threshold
-    )
+    near, far = metrics.nearest_distances(first, second), metrics.nearest_distances(second, first)
+    return metrics.f_score(near, far, threshold)
 
 
-def test_spheres_one_in_the_other() -> None:
+def test_spheres_and_samples_of_a_surface() -> None:
     inner, outer = _ball(0.95), _ball(1.0)
     asset = MeshAsset(_points(inner), torch.as_tensor(inner.faces.copy()), torch.zeros(len(inner.vertices), 3))
     plain, scores = (
@@ -109,9 +108,6 @@ def test_spheres_one_in_the_other() -> None:
     nearer = _raw(_ball(0.97), outer)  # 1.5 % of the box away
     assert nearer["f_score_1"] == 0
     assert nearer["f_score_2"] == 1
-
-
-def test_samples_lie_on_the_surface_evenly() -> None:
     points = metrics.sample_surface(trimesh.creation.box((2, 2, 2)), 6000, seed=1)
     torch.testing.assert_close(points.abs().amax(1), torch.ones(6000))
     top = float((points[:, 2] > 0.999).float().mean())
@@ -140,7 +136,7 @@ def test_a_known_similarity_is_found(known: Similarity) -> None:
     assert given["chamfer"] == pytest.approx(aligned["chamfer"], rel=0.1)
 
 
-def test_points_that_correspond_and_half_of_them() -> None:
+def test_points_that_correspond_half_of_them_and_none() -> None:
     points = metrics.sample_surface(_jug(), 2000)
     known = Similarity.from_angles(10, 5, 3, scale=1.1, translation=(0.02, 0.0, 0.01))
     found = metrics.align_points(points, known.apply(points), NOWHERE)
@@ -151,9 +147,6 @@ def test_points_that_correspond_and_half_of_them() -> None:
     whole = metrics.sample_surface(_ball(1.0), 4000)
     found = metrics.align_points(whole[whole[:, 2] > 0], whole, NOWHERE)
     assert found.scale > 0.9
-
-
-def test_meshes_without_a_surface_are_refused() -> None:
     flat = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [2, 0, 0]], [[0, 1, 2]], process=False)
     few = {"samples": 100, "seed": 0}
     refused("mesh must have a surface, got 1 faces", metrics.compare_meshes, flat, _jug(), **few)

@@ -69,16 +69,13 @@ def test_large_numbers_no_points_and_nan(kernels: ModuleType) -> None:
     assert kernels.encode_grid(torch.full((1, 3), float("nan")), table, config).isnan().all()
 
 
-def test_points_and_tables_of_any_stride(kernels: ModuleType) -> None:
+def test_strides_half_precision_and_second_derivatives(kernels: ModuleType) -> None:
     config = GridConfig(**SMALL)
     points, table, upstream = _inputs(config, 5)
     wanted = _gradients(kernels.encode_grid, points, table, upstream, config)
     strided = points.t().contiguous().t(), table.t().contiguous().t(), upstream.t().contiguous().t()
     assert not any(value.is_contiguous() for value in strided)
     torch.testing.assert_close(_gradients(kernels.encode_grid, *strided, config), wanted, atol=0, rtol=0)
-
-
-def test_half_precision_tables_are_summed_in_float32(kernels: ModuleType) -> None:
     config = GridConfig(**SMALL)
     points, table, upstream = _inputs(config, 9)
     half = table.half()
@@ -88,9 +85,6 @@ def test_half_precision_tables_are_summed_in_float32(kernels: ModuleType) -> Non
     torch.testing.assert_close(found[0], wanted[0], atol=2e-6, rtol=0)
     torch.testing.assert_close(found[1], wanted[1], atol=4e-5, rtol=0)
     torch.testing.assert_close(found[2].float(), wanted[2], atol=1e-3, rtol=1e-3)  # rounded once, at the end
-
-
-def test_second_derivatives_are_the_definition_s(kernels: ModuleType) -> None:
     config = GridConfig(**SMALL)
     points, table, upstream = _inputs(config, 4)
     found = []

@@ -30,7 +30,7 @@ def test_cells_neighbours_and_memory_by_hand() -> None:
     assert grid.occupied.all()  # a broken field is not hidden
 
 
-def test_what_lies_behind_enough_solid_is_hidden() -> None:
+def test_what_is_hidden_and_where_is_looked() -> None:
     grid = OccupancyGrid(BOX, 8)
     grid.update(lambda points: 10.0 * (points[:, 0] > 0).float())  # 4 of 8 cells; the first of them may be half full
     along = torch.linspace(-0.9375, 0.9375, 16)
@@ -39,9 +39,6 @@ def test_what_lies_behind_enough_solid_is_hidden() -> None:
         # from x = 0.25 on each sample takes 10·length of depth; 7 hides what follows; x < -0.25 is empty
         seen = grid(ray, torch.full((1, 16), length))[0]
         assert seen.nonzero().flatten().tolist() == list(range(6, expected))
-
-
-def test_draws_stay_in_their_cells() -> None:
     seen: list[Tensor] = []
     grid = OccupancyGrid(BOX, 4)
     grid.update(lambda points: seen.append(points) or points[:, 0], generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ def _field(seed: int = 0) -> RadianceField:
     return RadianceField(TINY, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_blob_by_hand() -> None:
+def test_the_blob_by_hand_and_one_pass_for_two() -> None:
     config, made, kind = FieldConfig(), [], nn.Linear
     assert (config.blob_weight, config.blob_sigma, config.half_extent) == (5.0, 0.2, 1.0)
     linear = lambda inputs, outputs: made.append((inputs, outputs)) or kind(inputs, outputs)  # noqa: E731
@@ -31,9 +31,6 @@ def test_the_blob_by_hand() -> None:
     expected = torch.tensor([math.exp(5), math.exp(5 * math.exp(-0.5)), math.exp(5 * math.exp(-2)), 0.0])
     torch.testing.assert_close(field.density(points), expected)
     assert field.color(points).tolist() == [[0.5] * 3] * 4
-
-
-def test_one_pass_gives_what_two_give() -> None:
     field = _field()
     nn.init.normal_(field.grid.table)
     points = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(1)) - 0.5

@@ -97,7 +97,7 @@ def test_a_homogeneous_medium_is_exact(sampling: RaySampling, seed: int | None) 
     assert seen.depth[1] == 0
 
 
-def test_importance_follows_a_peaked_histogram() -> None:
+def test_importance_samples() -> None:
     by_hand = torch.tensor([[0.0, 1, 2, 3]])
     found = importance_distances(by_hand, torch.tensor([[0.0, 1.0, 0.0]]), 2)
     torch.testing.assert_close(found, torch.tensor([[1.25, 1.75]]), atol=1e-3, rtol=0)
@@ -110,8 +110,6 @@ def test_importance_follows_a_peaked_histogram() -> None:
     assert abs(float(found.mean()) - 0.3) < 1e-3
     assert abs(float(found.std()) - 0.05) < 1e-3
 
-
-def test_importance_samples_sharpen_a_thin_wall() -> None:
     def wall(points: Tensor) -> tuple[Tensor, Tensor]:
         return 400 * ((points[..., 2] - 0.1).abs() < 0.02).float(), RED.expand(points.shape)
 

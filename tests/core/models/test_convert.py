@@ -10,7 +10,6 @@ from safetensors import safe_open
 from tiny_training import write_tiny_mini
 
 from upfusion_core import convert
-from upfusion_core.models import convert as convert_module
 from upfusion_core.models.checkpoint import load_text_encoder, open_checkpoint
 from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
 
@@ -81,14 +80,3 @@ def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> Non
     denied("is a folder", convert, small_weights, tmp_path / "taken.safetensors")
     (tmp_path / "file").write_text("")
     denied("is a file", convert, small_weights, tmp_path / "file")
-
-
-def test_a_full_disk(merged: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(convert_module, "save_tensors", full)
-    monkeypatch.setattr(convert_module, "save_safetensors", full)
-    for source, name in ((small_weights, "m.safetensors"), (merged, "folder")):
-        denied(r"could not be written \(No space left on device\)", convert, source, tmp_path / "new" / name)
-    assert not (tmp_path / "new").exists()

@@ -154,7 +154,7 @@ def test_weights_that_are_no_numbers(merged: Path, tmp_path: Path, bad: float, n
 def test_tensors_that_do_not_fit(merged: Path, tmp_path: Path) -> None:
     path, values = tmp_path / "a.safetensors", torch.ones(1)
     for name, change, words in (
-        (NAME, lambda tensor: tensor.long(), rf"1 not of floating point: {NAME} torch\.int64"),
+        (NAME, lambda tensor: tensor.long(), rf"1 of another kind: {NAME} torch\.int64 instead of"),
         ("x" * 10**6, lambda _: values, r"1 unexpected: x{200}\.\.\."),  # endless names are cut short
     ):
         spoilt(merged, path, lambda tensors, _: tensors.update({name: change(tensors.get(name))}))  # noqa: B023
@@ -218,8 +218,7 @@ def test_gigantic_sizes(merged: Path, tmp_path: Path, section: str, name: str, v
 )
 def test_metadata_edited_by_hand(merged: Path, tmp_path: Path, key: str, text: str, words: str) -> None:
     path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({key: text}))
-    with pytest.raises(CheckpointError, match=words):
-        (open_checkpoint if key == CONFIG else recommended_guidance)(path)
+    unfit(words, open_checkpoint if key == CONFIG else recommended_guidance, path)
     if "guidance" not in text:
         unfit(words, open_checkpoint, path)
 

@@ -33,9 +33,8 @@ def test_names_and_shapes(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -
     unet, control, vae = (network.state_dict() for network in networks)
     names = sd.unet_names(config, unet)
     assert {names[own]: tuple(value.shape) for own, value in unet.items()} == part(shapes, sd.UNET_PREFIX)
-    assert {sd.CONTROL_PREFIX + own: tuple(value.shape) for own, value in control.items()} == part(
-        shapes, sd.CONTROL_PREFIX
-    )
+    control_names = {sd.CONTROL_PREFIX + own: tuple(value.shape) for own, value in control.items()}
+    assert control_names == part(shapes, sd.CONTROL_PREFIX)
     assert (len(names), len(control)) == (686, 326)
     names, wanted = sd.vae_names(vae_config, vae), part(shapes, sd.VAE_PREFIX)
     assert set(names.values()) == set(wanted)

@@ -54,14 +54,12 @@ def test_lpips_by_hand(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
         ({"a": torch.ones(1)}, "VGG-16's convolutions"),
         (vgg_weights(), "not the LPIPS heads"),
         (vgg_weights() | {name: value for name, value in heads().items() if "lin3" not in name}, "lin3.model.1.weight"),
-        (vgg_weights() | heads() | {"features.0.bias": torch.full((64,), torch.nan)}, "got NaN or infinite values"),
+        (vgg_weights() | heads() | {"features.0.bias": torch.full((64,), torch.nan)}, "got NaN or infinity"),
         (vgg_weights() | heads() | {"features.0.bias": torch.ones(64, dtype=torch.int64)}, "got torch.int64"),
         (vgg_weights() | heads() | {"features.0.bias": torch.ones(3)}, "blocks.0.0.bias must be"),
     ],
 )
-def test_other_files_get_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Tensor], words: str
-) -> None:
+def test_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Tensor], words: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     unfit(words, load_lpips, saved(tmp_path / "vgg16.pth", content))
 

@@ -46,15 +46,12 @@ def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     refused(r"about.json must have come with the package.*install it again", example_count)
 
 
-def test_the_script_makes_the_same_files() -> None:
+def test_the_script_makes_the_same_files_and_large_photos() -> None:
     script, examples = loaded(ROOT / "benchmarks" / "example_views.py"), files.BUNDLED / "examples"
     made = script.example_files(1, 128)
     assert len(made) == 2 + 2 * (6 + 8)
     assert script.differing(examples, made) == []
     assert script.differing(examples, made | {"1/photo_9.png": made["1/photo_1.png"]}) == ["1/photo_9.png"]
-
-
-def test_the_demo_s_object_has_its_photos_larger() -> None:
     example = example_views(Demo.object, 2)
     large = torch.stack([load_png(path) for path in example.large])
     assert large.shape == (2, 3, 512, 512)

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from refusals import refused
+from refusals import refused, unusable
 from torchvision.transforms.functional import gaussian_blur
 
 from upfusion_core.pipeline.frames import appearance, film_frames, photo_files, photo_sharpness, spread_choice
-from upfusion_core.support.errors import PhotoError
 
 
 def ring(degrees: list[float]) -> torch.Tensor:
@@ -19,7 +18,7 @@ def ring(degrees: list[float]) -> torch.Tensor:
     return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
-def test_sharp_ones_round_the_object_are_kept() -> None:
+def test_sharp_ones_round_the_object_or_along_a_film() -> None:
     degrees = [0.0, 2.0, 58.0, 60.0, 62.0, 120.0, 180.0, 181.0, 240.0, 300.0, 301.0, 302.0]
     sharp = torch.ones(12)
     sharp[[1, 3]] = 0.1
@@ -31,13 +30,8 @@ def test_sharp_ones_round_the_object_are_kept() -> None:
     assert reasons[7] == "like 7" or reasons[6] == "like 8"
     assert spread_choice(ring([0.0, 90.0]), torch.ones(2), 6) == ["", ""]
     refused("sharp", spread_choice, ring([0.0, 90.0]), torch.ones(3), 6)
-
-
-def test_of_a_film_distances_go_along_it() -> None:
     degrees = [360.0 * index / 48 for index in range(48)]
-    saturated = torch.cat(
-        [(10 * ring(degrees)).cos(), (10 * ring(degrees)).sin()], dim=1
-    )  # far is no further than near
+    saturated = torch.cat([(10 * ring(degrees)).cos(), (10 * ring(degrees)).sin()], dim=1)  # far is not beyond near
     reasons = spread_choice(saturated, torch.ones(48), 6, in_order=True)
     kept = [degrees[index] for index, reason in enumerate(reasons) if not reason]
     gaps = [after - before for before, after in zip(kept, [*kept[1:], 360.0 + kept[0]], strict=True)]
@@ -62,8 +56,7 @@ def test_folders_stand_for_their_pictures(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in photo_files([tmp_path, tmp_path / "b.JPG"])] == ["a.heic", "b.JPG", "b.JPG"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PhotoError, match="must hold pictures"):
-        photo_files([tmp_path / "empty"])
+    unusable("must hold pictures", photo_files, [tmp_path / "empty"])
 
 
 def test_frames_of_a_film() -> None:
@@ -85,5 +78,4 @@ def test_frames_of_a_film() -> None:
     assert list(frames) == [2, 8]
     assert frames[2].shape == (3, 48, 64)
     assert math.isclose(float(frames[8][0].float().mean()), 200, abs_tol=8)
-    with pytest.raises(PhotoError, match="must be a film"):
-        list(film_frames(io.BytesIO(b"no film at all")))
+    unusable("must be a film", list, film_frames(io.BytesIO(b"no film at all")))

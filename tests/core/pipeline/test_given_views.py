@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from upfusion_core import (
     Cameras,
     GivenViews,
-    InputError,
     NovelViews,
     PhotoCameras,
     RadianceField,
@@ -53,7 +53,7 @@ def fitter(views: GivenViews) -> FieldFitter:
     return FieldFitter(field, **vars(pictures), config=QUICK, generator=torch.Generator().manual_seed(0))
 
 
-def test_pixels_of_pictures_of_any_size_have_their_own_rays() -> None:
+def test_pictures_of_any_size() -> None:
     views = given([(4, 6), (10, 3)])
     fit, rays = fitter(views), [camera_rays(CAMERAS[0], 4, 6), camera_rays(CAMERAS[1], 10, 3)]
     found = fit._rays(torch.arange(24 + 30))
@@ -61,9 +61,6 @@ def test_pixels_of_pictures_of_any_size_have_their_own_rays() -> None:
         wanted = torch.cat([getattr(each, name).reshape(-1, 3) for each in rays])
         torch.testing.assert_close(getattr(found, name), wanted, atol=1e-6, rtol=0)
     assert fit._rgb[24:].T.reshape(3, 10, 3).equal(views.rgb[1])
-
-
-def test_a_small_picture_is_drawn_as_often_as_a_large_one() -> None:
     fit = fitter(given([(4, 4), (40, 40)]))
     fit.rays, fit._edges = 4000, fit._edges[:0]
     small = float((fit._pixels(fit._drawn_numbers(False, [])[0]) < 16).float().mean())
@@ -112,8 +109,8 @@ def test_fine_levels_wait_for_coarse_ones() -> None:
 
 def test_photos_without_an_accepted_camera_are_refused() -> None:
     views = prepare_views(1 - torch.eye(16).expand(3, 16, 16), size=16)
-    with pytest.raises(InputError, match="whose camera is accepted is needed, got none"):
-        given_photos(views, PhotoCameras(CAMERAS[:1], torch.tensor([False]), torch.zeros(1)))
+    found = PhotoCameras(CAMERAS[:1], torch.tensor([False]), torch.zeros(1))
+    refused("whose camera is accepted is needed, got none", given_photos, views, found)
 
 
 def test_a_ball_comes_back_at_the_pictures_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +131,7 @@ def test_a_ball_comes_back_at_the_pictures_own_size(monkeypatch: pytest.MonkeyPa
     assert not further.grid.table.equal(field.grid.table)
 
 
-def test_large_pictures_shrink_and_backgrounds_go() -> None:
+def test_what_is_fitted_and_what_is_refused() -> None:
     rgb, mask = ball(CAMERAS[0], 32, 32)
     wide = interpolate(rgb[None].float(), (32, 4096))[0].byte()
     assert fitted_pictures(GivenViews([wide], CAMERAS[:1])).rgb[0].shape == (3, 16, 2048)
@@ -142,9 +139,6 @@ def test_large_pictures_shrink_and_backgrounds_go() -> None:
     assert fitted_pictures(GivenViews([green], CAMERAS[:1], [mask])).rgb[0].equal(rgb)
     novel = fitted_pictures(NovelViews(rgb[None] / 255, CAMERAS[:1]))
     assert novel.mask[0].shape == (1, 32, 32)
-
-
-def test_what_cannot_be_fitted_is_refused() -> None:
     rgb, mask = ball(CAMERAS[0], 16, 16)
     corner = torch.zeros_like(mask)
     corner[:3, :3] = 255
@@ -155,5 +149,4 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         (lambda: GivenViews([rgb], CAMERAS[:1], weights=torch.tensor([-1.0])), "0 or more"),
         (lambda: fit_views(GivenViews([rgb] * 2, CAMERAS[:2], [corner, corner.flip(0)]), config=QUICK), "silhouettes"),
     ):
-        with pytest.raises(InputError, match=sentence):
-            make()
+        refused(sentence, make)

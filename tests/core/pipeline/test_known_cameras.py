@@ -109,9 +109,8 @@ class Scene:
             rows.append((index * 3 + 2, *quaternion(inverse[:3, :3]), *inverse[:3, 3], 7, self.names[index]))
         if binary:
             kind = list(MODELS).index(model) if model != "OPENCV_FISHEYE" else 5
-            (folder / "cameras.bin").write_bytes(
-                struct.pack(f"<QiiQQ{len(values)}d", 1, 7, kind, width, height, *values)
-            )
+            lens = struct.pack(f"<QiiQQ{len(values)}d", 1, 7, kind, width, height, *values)
+            (folder / "cameras.bin").write_bytes(lens)
             images = b"".join(
                 struct.pack("<i7di", *row[:9]) + row[9].encode() + struct.pack("<xQ2dq", 1, 1.0, 2.0, -1)
                 for row in rows
@@ -120,9 +119,8 @@ class Scene:
         else:
             line = " ".join(map(str, ("7", model, width, height, *values)))
             (folder / "cameras.txt").write_text(f"# one a line\n{line}\n")
-            (folder / "images.txt").write_text(
-                "# two a line\n" + "".join(" ".join(map(str, row)) + "\n\n" for row in rows)
-            )
+            text = "# two a line\n" + "".join(" ".join(map(str, row)) + "\n\n" for row in rows)
+            (folder / "images.txt").write_text(text)
         return folder
 
 
@@ -217,9 +215,8 @@ def splats(scene: Scene) -> Path:
     for index, (name, pose) in enumerate(zip(scene.names, scene.poses, strict=True)):
         rotation = (pose @ FLIP)[:3, :3].tolist()
         lens = {"width": SIZE, "height": SIZE, "fx": 100.0, "fy": 100.0}
-        rows.append(
-            {"id": index, "img_name": Path(name).stem, "position": pose[:3, 3].tolist(), "rotation": rotation, **lens}
-        )
+        told = {"id": index, "img_name": Path(name).stem, "position": pose[:3, 3].tolist(), "rotation": rotation}
+        rows.append(told | lens)
     return scene.draw().write(rows, "cameras.json")
 
 
@@ -347,7 +344,7 @@ def test_a_name_that_two_entries_share_is_refused(tmp_path: Path) -> None:
 # ---- lenses
 
 
-def test_distortion_by_hand() -> None:
+def test_distortion_by_hand_and_turned() -> None:
     """At (.5, 0): r² = .25. OPENCV: 1 - .4 · .25 = .9 -> x .45 + p2 (.25 + 2 · .25) = .465, y = p1 · .25 = .005."""
     lens = Lens.of_model("OPENCV", (10, 10), {"fx": 5, "k1": -0.4, "p1": 0.02, "p2": 0.02})
     point = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
@@ -356,9 +353,6 @@ def test_distortion_by_hand() -> None:
     angle = math.atan(0.5)
     assert float(fisheye.distorted(point)[0, 0]) == pytest.approx(angle * (1 + 0.1 * angle**2))
     assert lens.turned().turned().turned().turned() == lens
-
-
-def test_a_turned_lens_shows_the_turned_picture() -> None:
     lens = Lens.of_model("OPENCV", (20, 10), {"fx": 5, "fy": 6, "cx": 9, "cy": 4, "k1": 0.3, "p1": 0.02, "p2": -0.05})
     points = torch.tensor([[0.3, 0.2], [-0.1, 0.4]], dtype=torch.float64)
 

@@ -13,9 +13,7 @@ from upfusion_core.pipeline.silhouettes import agreement, pair_ranges
 
 SEARCH = PhotoSearch(samples=64, sweeps=20, refinements=8)
 AZIMUTHS, ELEVATIONS = (0.0, 62.0, 135.0, 178.0, 251.0, 310.0), (20.0, 5.0, 38.0, 12.0, 27.0, 45.0)
-CHAIR = torch.tensor(
-    [[0.0, -0.1, 0.0], [0.1, 0.02, 0.03], [-0.06, 0.1, 0.08], [0.03, -0.04, -0.13], [-0.12, -0.06, 0.02]]
-)
+CHAIR = torch.tensor([[0, -0.1, 0], [0.1, 0.02, 0.03], [-0.06, 0.1, 0.08], [0.03, -0.04, -0.13], [-0.12, -0.06, 0.02]])
 SIZES = torch.tensor([0.05, 0.03, 0.025, 0.035, 0.02])
 
 
@@ -96,9 +94,8 @@ SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), samples=8, sweep
 
 def test_photo_1_is_known_and_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
     steps: list[tuple[int, int]] = []
-    found = estimate_photo_cameras(
-        model, scene, search=SMALL, on_step=lambda step, total, _: steps.append((step, total))
-    )
+    hook = lambda step, total, _: steps.append((step, total))  # noqa: E731
+    found = estimate_photo_cameras(model, scene, search=SMALL, on_step=hook)
     assert steps == [(step, 3) for step in range(1, 4)]
     assert torch.equal(found.cameras.camera_to_world[0], scene.reference.camera_to_world[0])
     assert bool(found.accepted[0])
@@ -110,14 +107,11 @@ def test_photo_1_is_known_and_the_hook_cancels(model: UpFusion, scene: SceneEnco
         estimate_photo_cameras(model, scene, search=SMALL, on_step=Mock(side_effect=InterruptedError))
 
 
-def test_a_photo_without_an_object_is_refused(model: UpFusion) -> None:
+def test_what_is_refused(model: UpFusion, scene: SceneEncoding) -> None:
     masks = silhouettes(orbit_cameras(AZIMUTHS[:3], ELEVATIONS[:3]), CHAIR, SIZES)
     masks[1] = 0
     found = estimate_photo_cameras(model, scene_of(model, masks), search=SMALL)
     assert not found.accepted[1]
-
-
-def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
     refused("scene must be SceneEncoding, got NoneType; make it with encode", estimate_photo_cameras, model, None)
     refused("must hold its photos", estimate_photo_cameras, model, replace(scene, views=None))
     refused("encoded by another model", estimate_photo_cameras, model, replace(scene, model_id="other"))

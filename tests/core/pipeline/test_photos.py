@@ -2,7 +2,6 @@
 
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from refusals import raised, unusable
 from torch.nn.functional import interpolate
 
 from upfusion_core.pipeline import photos as pipeline_photos
@@ -26,11 +26,6 @@ from upfusion_core.support import decoding
 from upfusion_core.support.errors import InputError, MissingPackageError, PhotoError
 
 SIDE = 12
-
-
-def unusable(words: str, call: Callable[..., object], *args: object) -> None:
-    with pytest.raises(PhotoError, match=words):
-        call(*args)
 
 
 def _gradient(mode: str = "RGB") -> Image.Image:
@@ -249,16 +244,13 @@ def test_crop_frames_the_object(height: int, width: int, center: tuple[int, int]
     assert float(faint.mask.max()) == pytest.approx(0.3, abs=0.03)  # bicubic rings by 7 %
 
 
-def test_crop_beyond_the_photo_is_filled_with_white() -> None:
+def test_crops_beyond_the_photo_and_padding() -> None:
     mask = torch.zeros(40, 40)
     mask[:20, :20] = 1  # in the photo's corner
     views = prepare_views(torch.zeros(3, 40, 40), mask, size=40, margin=2.0)
     assert _box_of(views.mask[0, 0]) == (10, 10, 30, 30)
     assert torch.allclose(views.rgb[0, :, :8].mean(), torch.tensor(1.0), atol=1e-3)
     assert torch.allclose(views.rgb[0, :, 20, 20], torch.tensor(0.0), atol=1e-3)
-
-
-def test_photos_that_are_padded_and_not_cropped() -> None:
     mask = _disc(64, 128, (32, 40), 10)
     views = prepare_views(torch.zeros(3, 64, 128), mask, size=128, crop=False)
     assert _box_of(views.mask[0, 0]) == (30, 54, 50, 74)  # padded by 32 rows above, not moved otherwise
@@ -299,15 +291,12 @@ def test_resample_of_whole_pixels_is_exact() -> None:
     assert torch.equal(resample(values, (100, 100, 108, 108), 8), torch.zeros(8, 8))
 
 
-def test_mask_estimate_by_hand() -> None:
+def test_masks_and_coverage_by_hand() -> None:
     darkness = torch.tensor([0.0, 7.0, 20.0, 40.0]) / 255
     rgb = torch.ones(3, 1, 4)
     rgb[1] -= darkness  # one channel suffices
     assert torch.allclose(estimate_mask(rgb)[0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]), atol=1e-5)
-
-
-def test_coverage_of_pixels_on_the_outline_by_hand() -> None:
-    """A row of grey 0.5 that covers 30 % of a pixel, two whole ones, one that is darker, and 80 % of the last."""
+    # A row of grey 0.5 that covers 30 % of a pixel, two whole ones, one that is darker, and 80 % of the last
     row = torch.tensor([1.0, 1.0, 0.85, 0.5, 0.5, 0.0, 0.5, 0.5, 0.6, 1.0, 1.0])
     rgb = row.expand(3, 1, -1)
     assert estimate_mask(rgb).flatten().tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0]
@@ -315,7 +304,7 @@ def test_coverage_of_pixels_on_the_outline_by_hand() -> None:
     assert estimate_coverage(rgb).flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_mask_estimate_fills_small_white_places_only() -> None:
+def test_mask_estimate_fills_small_white_places_and_ignores_noise(tmp_path: Path) -> None:
     rgb = torch.ones(3, 100, 100)
     rgb[:, 10:90, 10:90] = 0.4
     rgb[:, 20:28, 20:28] = 1.0  # a highlight
@@ -326,9 +315,6 @@ def test_mask_estimate_fills_small_white_places_only() -> None:
     expected[40:70, 40:70] = 0
     expected[80:90, 45:48] = 0
     assert torch.equal(estimate_mask(rgb)[0], expected)
-
-
-def test_mask_estimate_ignores_jpeg_noise(tmp_path: Path) -> None:
     mask = _disc(256, 256, (128, 120), 70)
     picture = 1 - mask * torch.tensor([0.2, 0.9, 0.7])[:, None, None]
     Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "d.jpg", quality=90)
@@ -403,8 +389,7 @@ PHOTO = _on_white_photo()
     ],
 )
 def test_what_cannot_be_framed(given: tuple, options: dict, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
-        prepare_views(*given, **options)
+    raised(error, words, prepare_views, *given, **options)
 
 
 def test_a_white_object_with_a_mask_is_no_mistake() -> None:
@@ -414,8 +399,7 @@ def test_a_white_object_with_a_mask_is_no_mistake() -> None:
 
 def test_background_removal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(MissingPackageError, match=r'pip install "rembg\[cpu\]"'):
-        prepare_views(PHOTO, remove_background=True)
+    raised(MissingPackageError, r'pip install "rembg\[cpu\]"', prepare_views, PHOTO, remove_background=True)
     calls = []
 
     def remove(image: Image.Image, only_mask: bool) -> Image.Image:

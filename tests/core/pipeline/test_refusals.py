@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
 import tiny_training
 import torch
 from refusals import refused
@@ -16,11 +15,6 @@ SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
 CAMERA = orbit_cameras(0)
 NOTHING = NovelViews(torch.zeros(0, 3, 8, 8), CAMERA[:0])
 TEXT = (torch.zeros(77, WIDTH),) * 2
-
-
-@pytest.fixture(scope="module")
-def model(tiny_upfusion: UpFusion) -> UpFusion:
-    return tiny_upfusion
 
 
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -60,9 +54,7 @@ def test_values_that_mean_nothing(model: UpFusion, scene: SceneEncoding) -> None
     refused(r"in \[0, 1\], got \[255, 255\]; divide", estimate_mask, torch.full((3, 4, 4), 255.0))
     refused("77 rows, both as long", model.condition, scene, CAMERA, None, (TEXT[0], TEXT[0][:5]))
     refused("must be PreparedConditioning, got NoneType; ", model.predict_noise, LATENTS, 5, None)
-    refused(
-        r"cond\.hint must be \(1, 38, 8, 8\), got \(1, 37, 8, 8\)", noise(hint=lambda hint: hint[:, 1:]), model, scene
-    )
+    refused(r"cond\.hint must be \(1, 38, 8, 8\), got \(1, 37, ", noise(hint=lambda hint: hint[:, 1:]), model, scene)
     refused("latents must be finite", noise(torch.full((1, 4, 8, 8), torch.nan)), model, scene)
     refused(r"latents must be \(1, 4, 8, 8\)", noise(torch.zeros(2, 4, 8, 8)), model, scene)
     refused("timestep must be 0 to 999, .*got nan", noise(timestep=torch.nan), model, scene)
@@ -84,7 +76,7 @@ def test_renders_of_nothing() -> None:
     refused(r"size must be one number of pixels or \(height, width\)", field.render, CAMERA, (1, 2, 3))
     refused("size must be between 1 and 16384", field.render, CAMERA, 10**6)
     refused("at least one camera", field.render, CAMERA[:0], 4)
-    refused("background must be a number", field.render, CAMERA, 4, background="white")
+    refused("background must be numbers", field.render, CAMERA, 4, background="white")
     refused("points must be finite", field.density, torch.full((2, 3), torch.nan))
     assert field.render(CAMERA, 4, sampling=RaySampling(2, 0)).rgb.shape == (1, 3, 4, 4)
     assert field.density(torch.zeros(2, 3, dtype=torch.float64)).dtype == torch.float32

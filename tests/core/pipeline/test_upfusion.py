@@ -17,7 +17,14 @@ from torch import Tensor
 from upfusion_core import SceneEncoding, UpFusion, ViewConditioning, convert, orbit_cameras, prepare_views
 from upfusion_core.config import DiffusionConfig, DinoConfig, TextConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry import reference_camera
+from upfusion_core.models.checkpoint import open_checkpoint
 from upfusion_core.models.stable_diffusion import unet_names
+
+
+@pytest.fixture(scope="module")
+def model(small_weights: Path) -> UpFusion:
+    """With a text encoder of its own."""
+    return UpFusion.load(small_weights, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +86,7 @@ def test_photos_two_to_six_are_a_set_and_photo_one_is_not(model: UpFusion, photo
     camera = orbit_cameras(70.0, 10.0)
 
     def paint(order: list[int]) -> tuple[Tensor, Tensor]:
-        scene = model.encode(prepare_views([photos[index] for index in order]))
+        scene = model.encode(prepare_views([photos[index] for index in order], size=64))
         return model.predict(scene, camera), model.sample(scene, camera, steps=2).rgb
 
     first, shuffled, exchanged = paint([0, 1, 2, 3, 4, 5]), paint([0, 4, 5, 1, 3, 2]), paint([1, 0, 2, 3, 4, 5])
@@ -98,7 +105,7 @@ def test_samples_follow_seed_and_object(model: UpFusion, scene: SceneEncoding, p
     assert worst(sample(5, seeds=[5, 6]), first) == worst(sample(0, seeds=[5, 6]), first) == 0
     assert worst(sample(6), first) > 1e-3
     assert worst(sample(5, batch_size=1), first) < 1e-4
-    other = model.encode(prepare_views(photos[3:5]))
+    other = model.encode(prepare_views(photos[3:5], size=64))
     assert worst(model.sample(other, cameras, steps=2, seeds=[5, 6]).rgb, first) > 1e-3
 
 
@@ -124,7 +131,7 @@ def test_constants_are_computed_once(model: UpFusion, scene: SceneEncoding, phot
     # DINO and the scene encoder run a single time, however many cameras ask; each camera gets a hint of its own
     cameras = orbit_cameras(torch.arange(6) * 60.0)
     with counting(dino=model.dino, encoder=model.upsrt.scene_encoder) as counts:
-        scene = model.encode(prepare_views(photos))
+        scene = model.encode(prepare_views(photos, size=64))
         hint = model.condition(scene, cameras).hint
         singles = torch.cat([model.condition(scene, camera).hint for camera in cameras])
         model.predict(scene, cameras[:2], size=8)
@@ -148,8 +155,7 @@ def test_conversions_keep_the_model_s_id(model: UpFusion, small_weights: Path, t
     convert(small_weights, tmp_path / "model.safetensors")
     merged = UpFusion.load(tmp_path / "model.safetensors", device="cpu", dtype=torch.bfloat16)
     convert(tmp_path / "model.safetensors", tmp_path / "folder", dtype=torch.float16)
-    folder = UpFusion.load(tmp_path / "folder", device="cpu")
-    assert merged.model_id == folder.model_id == model.model_id
+    assert merged.model_id == open_checkpoint(tmp_path / "folder").model_id == model.model_id
     assert worst(merged.text_embeddings()[0], model.text_embeddings()[0]) < 1e-6
     assert merged._text_encoder is None
 
@@ -180,7 +186,7 @@ def test_predictions_at_pixel_centres(model: UpFusion, scene: SceneEncoding) -> 
 
 def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: list[Path]) -> None:
     model = UpFusion.load(small_weights, device="cpu")
-    views = prepare_views(photos[:1])
+    views = prepare_views(photos[:1], size=64)
     scene = model.encode(views)
     refused(r"dtype must be torch\.float32", UpFusion.load, small_weights, dtype="float32")
     model.upsrt.ray_decoder.rgb_mlp[4].bias = torch.nn.Parameter(torch.full((3,), float("nan")))

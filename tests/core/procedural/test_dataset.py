@@ -37,7 +37,7 @@ def test_the_object_is_turned_with_its_reference() -> None:
     assert (rgb - batch.rgb).abs().mean() < 1e-3
 
 
-def test_fixed_cameras_are_fixed_and_drawn_ones_are_drawn() -> None:
+def test_cameras_and_objects_are_fixed_or_drawn() -> None:
     data = ProceduralObjects("test")
     few, many = data.batch([1, 9], views=2, size=8), data.batch([9], views=5, size=8)
     assert torch.allclose(few.rgb[1], many.rgb[0, :2], atol=1e-5)
@@ -47,9 +47,6 @@ def test_fixed_cameras_are_fixed_and_drawn_ones_are_drawn() -> None:
     ]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.allclose(drawn[0], drawn[2])
-
-
-def test_objects_drawn_before_can_be_looked_at() -> None:
     data = ProceduralObjects("test", size=8)
     pool = data.objects(range(6))
     seen = data.look(pool[torch.tensor([4, 1])], views=3, size=8, generator=torch.Generator().manual_seed(2))
@@ -106,15 +103,12 @@ def test_examples_are_those_of_the_readers() -> None:
         data[65536]
 
 
-def test_a_curriculum_keeps_the_first_parts() -> None:
+def test_a_curriculum_and_what_is_refused() -> None:
     data = ProceduralObjects("train", max_parts=1)
     batch = data.batch(range(16), views=1, size=16)
     assert (batch.objects.present.sum(1) == 1).all()
     assert (batch.mask.mean((1, 2, 3, 4)) > 0.05).all()
     assert torch.equal(data.objects(range(16)).present, batch.objects.present)
-
-
-def test_refusals() -> None:
     refused("split must be one of", ProceduralObjects, "all")
     refused("views must be", ProceduralObjects, "test", views=0)
     refused("version must be", ProceduralObjects, "test", version=3)

@@ -35,7 +35,7 @@ def test_meshes_are_closed_and_match_depth(index: int, version: int) -> None:
     assert (pictures.rgb - batch.rgb[0]).mean() > -0.02
 
 
-def test_a_ball_has_its_volume_and_colour() -> None:
+def test_a_ball_and_a_cut_by_hand() -> None:
     objects, _ = draw_objects("train", [0])
     objects = objects.first_parts(1)
     objects.first.kind[0, 0], objects.joint[0, 0] = ELLIPSOID, 0
@@ -47,9 +47,6 @@ def test_a_ball_has_its_volume_and_colour() -> None:
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.15**3, rel=5e-3)
     assert mesh.area == pytest.approx(4 * math.pi * 0.15**2, rel=1e-2)
     assert (np.asarray(mesh.visual.vertex_colors)[:, :3] == [51, 102, 204]).all()
-
-
-def test_distances_of_cuts_by_hand() -> None:
     objects, _ = draw_objects("train", [0])
     objects = objects.first_parts(1)
     for primitives, kind, size in ((objects.first, BOX, 0.1), (objects.second, BOX, 0.05)):

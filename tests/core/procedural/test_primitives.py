@@ -136,9 +136,8 @@ def test_mixed_kinds_agree_with_each_kind() -> None:
     points = 0.2 * torch.randn(3, 300, generator=generator)
     directions = normalize(-points, dim=0)
     near, far = primitives.convex_interval(kinds, points, directions, sizes)
-    for kind, interval in enumerate(
-        (primitives.ellipsoid_interval, primitives.box_interval, primitives.frustum_interval)
-    ):
+    intervals = (primitives.ellipsoid_interval, primitives.box_interval, primitives.frustum_interval)
+    for kind, interval in enumerate(intervals):
         chosen = kinds == kind
         expected = interval(points[:, chosen], directions[:, chosen], sizes[:, chosen])
         assert torch.equal(near[chosen], expected[0])

@@ -77,16 +77,13 @@ def test_objects_depend_on_their_index_alone() -> None:
     assert same(longer, together[0])
 
 
-def test_splits_are_disjoint_seeds_below_the_generators_period() -> None:
+def test_splits_are_disjoint_and_end() -> None:
     ranges = sorted((split.first_seed, split.first_seed + split.objects) for split in SPLITS.values())
     assert ranges[0][0] >= 0
     assert ranges[-1][1] <= 2**32  # beyond it seeds repeat
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))
     first = [draw_objects(name, [0])[0] for name in SPLITS]
     assert all(not same(a, b) for number, a in enumerate(first) for b in first[:number])
-
-
-def test_indices_outside_of_a_split_are_refused() -> None:
     refused("numbered 0 to 65535, got 65536", draw_objects, "test", [65536])
     refused("got -1", draw_objects, "train", [-1])
 
@@ -115,13 +112,10 @@ def test_held_out_objects_have_it(version: int) -> None:
     assert (HELD_OUT_ROLES, HELD_OUT_PATTERN) == (("spout", "leg"), "dots")
 
 
-def test_test_objects_are_as_promised() -> None:
+def test_objects_are_as_promised_and_varied() -> None:
     objects, _ = draw_objects("test", range(200))
     assert objects.present.sum(1).min() >= 3
     assert have(objects, HANDLE, SPOUT, LEG).float().mean() >= 0.3
-
-
-def test_training_objects_are_varied() -> None:
     objects, _ = draw_objects("train", range(2000))
     counts = torch.bincount(objects.present.sum(1), minlength=8)
     assert counts[0] == 0

@@ -57,12 +57,12 @@ def views_of(cameras: Cameras, count: int = 1) -> tuple[Tensor, Tensor]:
 
 def traced(objects: Objects, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """rgb (B, R, 3) over white, opacity and depth (B, R, 1) of rays (B, R, 3) from origins (B, 3)."""
-    seen = trace_rays(Tables.of(objects), torch.arange(len(objects)), origins, directions)
+    seen = trace_rays(Tables(objects), torch.arange(len(objects)), origins, directions)
     seen = seen.unflatten(1, directions.shape[:2]).permute(1, 2, 0)
     return seen[..., :3] + (1 - seen[..., 3:4]), seen[..., 3:4], seen[..., 4:]
 
 
-def test_a_ball_by_hand() -> None:
+def test_a_ball_and_its_light_by_hand() -> None:
     rgb, opacity, depth = render_views(thing(BALL), *views_of(orbit_cameras(0.0, 0.0)), 65)
     assert rgb.shape == (1, 1, 3, 65, 65)
     assert float(depth[0, 0, 0, 32, 32]) == pytest.approx(0.8, abs=1e-4)
@@ -74,9 +74,6 @@ def test_a_ball_by_hand() -> None:
     assert torch.allclose(rgb[0, 0, :, 32, 32], COLOR, atol=1e-5)
     edge = rgb[0, 0, 0][(opacity[0, 0, 0] > 0.3) & (opacity[0, 0, 0] < 0.7)]
     assert edge.min() > 0.55  # half white
-
-
-def test_light_falls_from_its_side() -> None:
     lit = replace(thing(BALL), light=Light(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0.4]), torch.ones(1, 3)))
     rgb = render_views(lit, *views_of(orbit_cameras(0.0, 0.0)), 33)[0][0, 0, :, 16]
     assert rgb[0, 27] > rgb[0, 16] > rgb[0, 5]

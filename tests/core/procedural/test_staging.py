@@ -13,7 +13,15 @@ from upfusion_core.geometry import camera_rays, orbit_cameras, project
 from upfusion_core.procedural import Objects, ProceduralObjects, draw_objects, render_views, signed_distance
 from upfusion_core.procedural.shapes import ALONE, BOX, ELLIPSOID, Staging
 from upfusion_core.procedural.sketch import about
-from upfusion_core.procedural.staging import FOCALS, FRAME_RADIUS, OFF_CENTER, PHOTO_COLUMNS, WHITES, Photographs
+from upfusion_core.procedural.staging import (
+    FOCALS,
+    FRAME_RADIUS,
+    OFF_CENTER,
+    PHOTO_COLUMNS,
+    WHITES,
+    developed,
+    photographing,
+)
 from upfusion_core.types import Cameras
 
 SHIFT = torch.tensor([[0.02, -0.01, 0.03]])
@@ -62,16 +70,13 @@ def test_further_lights_add_to_the_first() -> None:
 
 def test_things_are_whole_in_every_view_and_seen_where_they_are() -> None:
     batch = ProceduralObjects("train", version=2).batch(range(64), views=3, size=24, supersampling=1)
-    _, wider, _ = render_views(
-        batch.objects, batch.camera_to_world, batch.focal * 0.75, 32
-    )  # four more pixels all round
+    _, wider, _ = render_views(batch.objects, batch.camera_to_world, batch.focal * 0.75, 32)  # 4 more pixels all round
     wider[..., 4:-4, 4:-4] = 0
     assert (wider.amax((2, 3, 4)) > 0.3).float().mean() < 0.01
     assert (batch.mask.mean((2, 3, 4)) > 0.002).all()
     assert ((batch.rgb * batch.mask).amax((2, 3, 4)) > 0.04).all()  # nothing is black all over
-    rays = camera_rays(
-        Cameras(*(x.flatten(0, 1) for x in (batch.camera_to_world, batch.focal, 0 * batch.focal))), 24, 24
-    )
+    cameras = Cameras(*(x.flatten(0, 1) for x in (batch.camera_to_world, batch.focal, 0 * batch.focal)))
+    rays = camera_rays(cameras, 24, 24)
     points = rays.origins + batch.depth.flatten(0, 1)[:, 0, ..., None] * rays.directions
     distances = signed_distance(batch.objects, points.reshape(64, -1, 3)).view(batch.mask.shape)
     assert (distances[batch.mask > 0].abs() < 1e-3).float().mean() > 0.995
@@ -87,15 +92,14 @@ def test_photos_of_a_ball_fill_their_frames_by_hand() -> None:
     """A ball of radius r at distance d is seen with the radius r·f / sqrt(d² - r²); 1 is the frame's border."""
     cameras = orbit_cameras([0.0, 50.0, 100.0], 22.5)
     draws = torch.rand(1, 3, PHOTO_COLUMNS, generator=torch.Generator().manual_seed(0))
-    taken = Photographs(staging(shift=SHIFT / 2), draws, 1).cameras(cameras.camera_to_world[None])
+    taken = photographing(cameras.camera_to_world[None], staging(shift=SHIFT / 2), draws, 1)
     true = Cameras(*(x[0] for x in taken))
     distance, focal = true.centers.norm(dim=-1), true.focal[:, 0]
     assert ((focal > FOCALS[0]) & (focal < FOCALS[1])).all()
     assert torch.equal(true.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, :3])
     # photo 1 keeps the world's middle, and the ball that its nominal camera just holds
-    assert float(FRAME_RADIUS * focal[0] / (distance[0].square() - FRAME_RADIUS**2).sqrt()) == pytest.approx(
-        1, abs=1e-5
-    )
+    held = float(FRAME_RADIUS * focal[0] / (distance[0].square() - FRAME_RADIUS**2).sqrt())
+    assert held == pytest.approx(1, abs=1e-5)
     assert torch.equal(true.principal[0], torch.zeros(2))
     for place in (1, 2):  # the others have the object's middle where they want it
         at, away = project(SHIFT[0] / 2, true[place])
@@ -122,7 +126,7 @@ def test_photos_are_cut_out_or_greyish_and_other_views_clean() -> None:
     rgb[..., 2:7, 2:7], mask[..., 2:7, 2:7] = 0.25, 1
     draws = torch.rand(1, 2, PHOTO_COLUMNS, generator=torch.Generator().manual_seed(1))
     draws[0, :, 4] = torch.tensor([0.2, 0.8])
-    photo, ragged = Photographs(staging(), draws, 0).developed(rgb, mask)
+    photo, ragged = developed(rgb, mask, draws)
     wide, narrow = (max_pool2d(each, 3, 1, 1)[0, 0] for each in (mask[0, :1], 1 - mask[0, :1]))
     assert (photo[0, 0][:, wide == 0] == 1).all()
     assert torch.allclose(photo[0, 0][:, narrow == 0], torch.tensor(0.25))

@@ -6,15 +6,12 @@ from upfusion_core.support.checks import check_choice, check_count, check_finite
 from upfusion_core.support.errors import InputError
 
 
-def test_shape_message_names_what_was_expected_what_came_and_what_to_do() -> None:
+def test_shapes_and_finite_values() -> None:
     check_shape("rgb", torch.zeros(2, 3, 4, 4), ("V", 3, 4, 4))
     with pytest.raises(InputError) as error:
         check_shape("rgb", torch.zeros(2, 4, 4, 3), ("V", 3, "S", "S"), "transpose it")
     assert str(error.value) == "rgb must be (V, 3, S, S), got (2, 4, 4, 3); transpose it"
     refused("must be a tensor, got list", check_shape, "rgb", [1, 2], ("V",))
-
-
-def test_finite_counts_what_is_not() -> None:
     check_finite("x", torch.zeros(3))
     refused("got 2 NaN or infinite values of 3", check_finite, "x", torch.tensor([0.0, float("nan"), float("inf")]))
     refused(r"x must hold real numbers, got torch\.complex64", check_finite, "x", torch.ones(2, dtype=torch.complex64))

@@ -112,7 +112,7 @@ class SmallField(AnalyticField):
         self._color = lambda points: self.small.check(points[..., 0].numel()) or color(points)
 
 
-def test_rendering() -> None:
+def test_rendering_and_meshes() -> None:
     def seen(field: AnalyticField) -> RenderedViews:
         return render_views(field, field.aabb, orbit_cameras([0.0, 90.0]), 32, sampling=SAMPLING, chunk=512)
 
@@ -123,10 +123,7 @@ def test_rendering() -> None:
     for name in ("rgb", "opacity", "depth"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-3, rtol=0)
     assert float(found.opacity.max()) > 0.9
-
-
-def test_mesh_and_texture() -> None:
-    """The lattice, the looks for the level, the vertices' colours and the texture are all asked for in fewer points."""
+    # The lattice, the looks for the level, the vertices' colours and the texture are all asked for in fewer points
     expected = extract_mesh(AnalyticField(ball()), 24, texture_size=64)
     with warned(*[f"out of memory with {size} points at a time" for size in (16384, 8192, 4096, 2048)]):
         found = extract_mesh(SmallField(1500), 24, texture_size=64)
@@ -146,7 +143,7 @@ def scene(model: UpFusion) -> SceneEncoding:
     return model.encode(InputViews(rgb, torch.ones(3, 1, 16, 16), torch.full((3, 2), 4.5)))
 
 
-def test_predictions_and_conditions(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_and_photos(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
     cameras = orbit_cameras([0.0, 120.0])
     scene, text = replace(scene, model_id=None), (torch.zeros(77, 32), torch.zeros(77, 32))  # a layer is exchanged
     picture = model.predict(scene, cameras, 16)
@@ -160,9 +157,6 @@ def test_predictions_and_conditions(model: UpFusion, scene: SceneEncoding, monke
     with warned("out of memory with 128 rays at a time; going on with 64"):
         again = model.condition(scene, cameras, text_embeddings=text)
     torch.testing.assert_close(again.hint, condition.hint, atol=1e-3, rtol=0)
-
-
-def test_photos(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
     small, dino = Small(1), model.dino.forward
     monkeypatch.setattr(model.dino, "forward", lambda rgb, *rest: small.check(len(rgb)) or dino(rgb, *rest))
     with warned("out of memory with 3 photos at a time; going on with 1"):

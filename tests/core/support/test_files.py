@@ -2,18 +2,21 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from refusals import refused
+from refusals import denied, refused, unfit
 from safetensors import safe_open
 
 from upfusion_core.support.errors import CheckpointError, InputError, OutputError, PhotoError
 from upfusion_core.support.files import (
     LARGEST_JSON,
     check_file_name,
+    existing_folder,
     inside,
+    made_folder,
     parse_json,
     read_json,
     reading,
@@ -62,32 +65,16 @@ def test_who_may_read_a_file_follows_the_umask(tmp_path: Path, umask: int, mode:
 )
 @pytest.mark.parametrize("name", ["a.bin", "a/b/c.bin"])
 def test_what_the_disk_says_becomes_a_sentence(tmp_path: Path, name: str, code: int, words: str) -> None:
-    with pytest.raises(OutputError, match=words):
-        fail(tmp_path / name, OSError(code, "from the system"))
+    denied(words, fail, tmp_path / name, OSError(code, "from the system"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_where_a_folder_is_needed_and_names_that_leave_their_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
-        fail(tmp_path / "file" / "a.txt", RuntimeError())
+    denied("a file stands where a folder is needed", fail, tmp_path / "file" / "a.txt", RuntimeError())
     assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
     words = r"^a file of the data set must lie in its folder, got '\.\./a'; correct the list$"
     refused(words, inside, tmp_path, "../a")
-
-
-def test_tensors_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_tensors({"a": torch.ones(2)}, tmp_path / "a.pt")
-    assert torch.load(tmp_path / "a.pt", weights_only=True)["a"].tolist() == [1, 1]
-
-    def full(content: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match="disk is probably full"):
-        save_tensors({"a": torch.zeros(2)}, tmp_path / "a.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 @pytest.mark.parametrize(
@@ -109,8 +96,7 @@ LONG = {"x" * 300: "got one of 300 letters", "\u8336" * 100: "got one of 100 let
 
 @pytest.mark.parametrize(("name", "words"), (DEVICES | ENDS | LETTERS | LONG).items())
 def test_names_that_some_system_cannot_write(name: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=words):
-        check_file_name(name)
+    denied(words, check_file_name, name)
     if name not in ("", ".."):
         with pytest.raises(OutputError, match="choose another name"), replacing(tmp_path / name):
             pass
@@ -166,8 +152,7 @@ def test_json_comes_back() -> None:
     ],
 )
 def test_json_that_is_refused(text: str, words: str) -> None:
-    with pytest.raises(CheckpointError, match=words):
-        parse_json(text, "it", CheckpointError)
+    unfit(words, parse_json, text, "it", CheckpointError)
 
 
 def test_files_of_json(tmp_path: Path) -> None:
@@ -188,3 +173,51 @@ def test_files_of_json(tmp_path: Path) -> None:
         refused("it is a device or pipe", read_json, tmp_path / "pipe.json")
     assert [shown(value) for value in ({"a": [1, None]}, {1, 2}, 10**5000)] == ['{"a": [1, null]}', "set", "int"]
     assert shown("x" * 1000) == '"' + "x" * 59 + "..."
+
+
+# ---- what may be written where
+
+
+def _write(path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text("new")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
+def test_special_files_stay(tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe.glb", tmp_path / "link.glb", tmp_path / "target.glb"
+    os.mkfifo(pipe)
+    denied("but is a device or pipe; choose another name", _write, pipe)
+    assert pipe.is_fifo()
+    target.write_text("old")
+    link.symlink_to(target)
+    _write(link)
+    assert (link.read_text(), target.read_text()) == ("new", "old")
+
+
+def test_what_stands_under_the_name(tmp_path: Path) -> None:
+    denied("could not be written: Is a directory; choose another place", _write, tmp_path)
+    folder = tmp_path / ("x" * 200)
+    folder.mkdir()
+    _write(folder / "new" / "a.glb")  # folders that exist keep their names
+    assert (folder / "new" / "a.glb").read_text() == "new"
+    refused("check the path", existing_folder, "x" * 300)
+
+
+@pytest.mark.parametrize("name", ["CON", "a/nul/b", "a\nb", "\x1b[31mred", "abc. ", "a/" + "x" * 300 + "/b", "q\udcff"])
+def test_names_of_new_folders(name: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"the name of a new folder must be .*; choose another name"),
+        made_folder(tmp_path / name),
+    ):
+        pass
+    denied("the name of a new folder must be", _write, tmp_path / name / "a.glb")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    content = {"photo": "caf\udce9.png", "mask": "\u8336.png"}
+    write_json(tmp_path / "run.json", content)
+    assert (tmp_path / "run.json").read_bytes().decode("utf-8").count("\\udce9") == 1
+    assert read_json(tmp_path / "run.json", lone_surrogates=True) == content
+    refused("surrogates not allowed", read_json, tmp_path / "run.json")

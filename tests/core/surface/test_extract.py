@@ -57,7 +57,7 @@ def test_the_level_is_the_given_one_or_follows_the_scale_of_the_density() -> Non
         assert abs(_radius(crisp) - 0.2) < 0.004  # a sample apart is 0.007
 
 
-def test_floaters_go_and_companions_stay() -> None:
+def test_floaters_hollows_and_borders() -> None:
     def balls(points: Tensor) -> Tensor:
         parts = [ball(0.2), ball(0.03, center=(0.4, 0.4, 0.4)), ball(0.12, center=(-0.35, -0.35, -0.35))]
         return torch.stack([part(points) for part in parts]).amax(0)
@@ -65,8 +65,6 @@ def test_floaters_go_and_companions_stay() -> None:
     for keep, count in ((0.05, 2), (0.0, 3), (1.0, 1)):
         assert _solid(extract_mesh(AnalyticField(balls), 48, keep=keep)).body_count == count
 
-
-def test_hollows_are_filled_and_what_leaves_the_box_is_closed() -> None:
     def shell(points: Tensor) -> Tensor:
         return ball(0.2, 500.0)(points) - ball(0.15, 500.0)(points)
 
@@ -169,7 +167,7 @@ def test_a_torus_of_fewer_triangles_stays_a_torus(budget: int) -> None:
     assert torch.equal(first.vertices[first.faces], second.vertices[second.faces])  # a budget that is met
 
 
-def test_decimation_takes_open_meshes() -> None:
+def test_decimation(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fast_simplification")
     sphere = trimesh.creation.icosphere(3)
     vertices, faces = torch.tensor(sphere.vertices, dtype=torch.float32), torch.tensor(sphere.faces)
@@ -177,18 +175,14 @@ def test_decimation_takes_open_meshes() -> None:
     first, second = decimate(vertices, bowl, 150), decimate(vertices, bowl, 150)
     torch.testing.assert_close(first, second, atol=0, rtol=0)
     assert len(first[1]) <= 150
-
-
-def test_decimation_gives_the_smallest_it_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     sphere = trimesh.creation.icosphere(2)  # 320 faces
     vertices, faces = torch.tensor(sphere.vertices, dtype=torch.float32), torch.tensor(sphere.faces)
     smaller = {size: trimesh.Trimesh(sphere.vertices, sphere.faces[:size]) for size in (0, 100, 250, 200, 260)}
     for sizes, budget, expected in (((250, 200, 260), 150, 200), ((0, 250, 100), 150, 100), ((0,), 150, 320)):
         results = iter([smaller[size] for size in (*sizes, *sizes[-1:] * 7)])
         monkeypatch.setattr(trimesh.Trimesh, "simplify_quadric_decimation", lambda *_, it=results, **__: next(it))
-        with pytest.warns(
-            UserWarning, match="no longer closed" if expected <= budget else f"150 faces; it has {expected}"
-        ):
+        words = "no longer closed" if expected <= budget else f"150 faces; it has {expected}"
+        with pytest.warns(UserWarning, match=words):
             found = decimate(vertices, faces, budget)[1]
         assert len(found) == expected
 

@@ -30,9 +30,7 @@ ARRAYS = {"square": SQUARE, "faces": FACES, "uvs": UVS}
 
 def stored(colors: list[list[list[int]]], format: str = "PNG") -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.array(colors, "u1")).save(
-        stream, format=format, **({"lossless": True} if format != "PNG" else {})
-    )
+    Image.fromarray(np.array(colors, "u1")).save(stream, format=format, lossless=True)
     return stream.getvalue()
 
 
@@ -117,7 +115,7 @@ def test_strides_and_sparse_accessors(tmp_path: Path) -> None:
         close(read(tmp_path, arrays, changes={"square": sparse | view}).vertices, expected.tolist())
 
 
-def test_trees_of_nodes_and_instances(tmp_path: Path) -> None:
+def test_trees_instances_strips_and_fans(tmp_path: Path) -> None:
     """x = 2 (-x + 3), y = y, z = z of the first; the second is turned by a quarter about z, twice as large, moved."""
     mirror = np.diag([-1.0, 1, 1, 1])
     mirror[3, 0] = 3  # by columns
@@ -135,17 +133,10 @@ def test_trees_of_nodes_and_instances(tmp_path: Path) -> None:
     hidden = {"mesh": 0, "extensions": {"KHR_node_visibility": {"visible": False}}}
     surface = read(tmp_path, nodes=[{"mesh": 0}, hidden], scenes=[{"nodes": [0, 1]}])
     assert len(surface.faces) == 2
-
-
-def test_strips_fans_and_triangles_without_indices(tmp_path: Path) -> None:
     corners = {"square": SQUARE[[0, 1, 3, 2]], "faces": np.arange(4, dtype="u1")}
     assert read(tmp_path, corners, primitive={"mode": 5}).faces.tolist() == [[0, 1, 2], [1, 3, 2]]
-    assert read(
-        tmp_path, primitive={"mode": 6, "indices": "@fan"}, arrays={"fan": corners["faces"]}
-    ).faces.tolist() == [
-        [0, 1, 2],
-        [0, 2, 3],
-    ]
+    fan = read(tmp_path, primitive={"mode": 6, "indices": "@fan"}, arrays={"fan": corners["faces"]})
+    assert fan.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
     tree = {"meshes": [{"primitives": [{"attributes": {"POSITION": "@square"}}, {"mode": 1, "attributes": {}}]}]}
     (tmp_path / "a.glb").write_bytes(made_glb(tree, {"square": SQUARE[:3]}))
     surface = read_surface(tmp_path / "a.glb")
@@ -199,10 +190,8 @@ def test_textures_beyond_their_borders(tmp_path: Path, wrap: int, expected: str,
     """u from -1 to 1: a texture twice, of nearest texels."""
     source = {"source": 0} if form == "PNG" else {"extensions": {"EXT_texture_webp": {"source": 0}}}
     sampler = {"wrapS": wrap, "magFilter": 9728}
-    arrays = {
-        "uvs": UVS * np.array([2, 1], "f4") - np.array([1, 0], "f4"),
-        "picture": stored([[[255, 0, 0], [0, 0, 255]]], form),
-    }
+    uvs = UVS * np.array([2, 1], "f4") - np.array([1, 0], "f4")
+    arrays = {"uvs": uvs, "picture": stored([[[255, 0, 0], [0, 0, 255]]], form)}
     tree = {"samplers": [sampler], "textures": [{"sampler": 0, **source}]}
     colors = seen(read(tmp_path, arrays, material=base(baseColorTexture={"index": 0}), **tree))[:3, 4].T
     names = {(1, 0, 0): "r", (0, 0, 1): "b"}
@@ -215,13 +204,10 @@ def test_colours_are_mixed_in_linear_light(tmp_path: Path) -> None:
     share = torch.arange(8) / 8 + 1 / 16
     close(row, linear_to_srgb(torch.stack([1 - share, share, 0 * share])).tolist())
     texture = {"picture": stored([[[0, 0, 0], [255, 255, 255]]])}
-    row = seen(read(tmp_path, texture, material=base(baseColorTexture={"index": 0}, baseColorFactor=[0.5, 1, 1, 1])))[
-        :3, 4
-    ]
-    assert row[1, 3].item() == pytest.approx(
-        float(linear_to_srgb(torch.tensor(0.375))), abs=1e-4
-    )  # 3/8 from dark to light
-    assert row[0, 3].item() == pytest.approx(float(linear_to_srgb(torch.tensor(0.1875))), abs=1e-4)
+    material = base(baseColorTexture={"index": 0}, baseColorFactor=[0.5, 1, 1, 1])
+    row = seen(read(tmp_path, texture, material=material))[:3, 4]
+    between = [float(linear_to_srgb(torch.tensor(share))) for share in (0.1875, 0.375)]  # 3/8 from dark to light
+    assert row[:2, 3].tolist() == pytest.approx(between, abs=1e-4)
 
 
 def test_what_lets_light_through(tmp_path: Path) -> None:
@@ -243,30 +229,22 @@ def test_what_lets_light_through(tmp_path: Path) -> None:
     mask = base(baseColorTexture={"index": 0}) | {"alphaMode": "MASK", "alphaCutoff": 0.9}
     holes = {"picture": stored([[[255, 0, 0, 220], [0, 0, 255, 240]]])}
     for mode, expected in (("MASK", [[1, 1, 1, 0], [0, 0, 1, 1]]), ("OPAQUE", [[1, 0, 0, 1], [0, 0, 1, 1]])):
-        surface = read(
-            tmp_path,
-            holes,
-            material=mask | {"alphaMode": mode},
-            samplers=[{"magFilter": 9728}],
-            textures=[{"source": 0, "sampler": 0}],
-        )
+        sharp = {"samplers": [{"magFilter": 9728}], "textures": [{"source": 0, "sampler": 0}]}
+        surface = read(tmp_path, holes, material=mask | {"alphaMode": mode}, **sharp)
         close(seen(surface)[:, 4, [1, 6]].T, expected)
 
 
 def test_several_files_and_data_within_the_json(tmp_path: Path) -> None:
-    data = made_glb(
-        {"meshes": [{"primitives": [{"attributes": ATTRIBUTES, "indices": "@faces", "material": 0}]}]}, ARRAYS
-    )
+    shape = {"attributes": ATTRIBUTES, "indices": "@faces", "material": 0}
+    data = made_glb({"meshes": [{"primitives": [shape]}]}, ARRAYS)
     length = int.from_bytes(data[12:16], "little")
     tree, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
     tree |= {"materials": [base(baseColorTexture={"index": 0})], "textures": [{"source": 0}]}
     (tmp_path / "the arrays.bin").write_bytes(binary)
     (tmp_path / "skin.png").write_bytes(ROW)
     within = "data:application/octet-stream;base64," + base64.b64encode(binary).decode()
-    for uri, picture in (
-        ("the%20arrays.bin", "skin.png"),
-        (within, "data:image/png;base64," + base64.b64encode(ROW).decode()),
-    ):
+    skin = "data:image/png;base64," + base64.b64encode(ROW).decode()
+    for uri, picture in (("the%20arrays.bin", "skin.png"), (within, skin)):
         tree["buffers"][0]["uri"], tree["images"] = uri, [{"uri": picture}]
         (tmp_path / "a.gltf").write_text(json.dumps(tree))
         surface = read_surface(tmp_path / "a.gltf")

@@ -56,7 +56,7 @@ def test_slabs_are_the_whole(heights: Tensor, slab: int) -> None:
     assert solid(vertices, faces).volume > 0
 
 
-def test_known_volumes_and_areas() -> None:
+def test_volumes_areas_floaters_and_hollows() -> None:
     ball = solid(*march(_ball(40, 15.0), slab=5))
     assert ball.volume == pytest.approx(4 / 3 * math.pi * 15**3, rel=0.01)
     assert ball.area == pytest.approx(4 * math.pi * 15**2, rel=0.01)
@@ -66,9 +66,6 @@ def test_known_volumes_and_areas() -> None:
     assert torus.euler_number == 0
     apart = torch.cat([_ball(12, 4.0), torch.full((9, 12, 12), -SPREAD).half(), _ball(12, 3.0)])
     assert solid(*march(apart, slab=5)).body_count == 2
-
-
-def test_floaters_and_hollows_go() -> None:
     radius = _grid(30).norm(dim=-1)
     shell = torch.minimum(13.0 - radius, radius - 6.0)
     speck = 1.6 - (_grid(30) - torch.tensor([13.0, 13, 13])).norm(dim=-1)

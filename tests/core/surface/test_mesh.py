@@ -186,9 +186,8 @@ def split_corner() -> MeshAsset:
     """The corner of a cube, three vertices of which an atlas has doubled: each face has its own."""
     source = MESH.faces.flatten()
     uvs = torch.rand(12, 2, generator=torch.Generator().manual_seed(0))
-    values = [
-        getattr(_textured(torch.zeros(3, 4, 4)), name)[source] for name in ("vertices", "vertex_colors", "normals")
-    ]
+    whole = _textured(torch.zeros(3, 4, 4))
+    values = [getattr(whole, name)[source] for name in ("vertices", "vertex_colors", "normals")]
     return MeshAsset(values[0], torch.arange(12).reshape(4, 3), values[1], uvs, torch.zeros(3, 4, 4), values[2])
 
 

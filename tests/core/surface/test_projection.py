@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from refusals import refused
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, normalize
 
 from upfusion_core import Cameras, MeshAsset, look_at, orbit_cameras, project_photos
 from upfusion_core.surface.rasterise import rasterise
@@ -43,30 +43,24 @@ def ramp(size: int = 64) -> Tensor:
     return torch.stack([along.expand(size, size), along[:, None].expand(size, size), torch.full((size, size), 0.5)])
 
 
-def test_a_square_takes_the_photo_that_faces_it() -> None:
+def test_a_square_takes_the_photo_and_keeps_its_uvs() -> None:
     """Texel (u, v from the top) of the square lies at 0.1 + 0.8·(u, v) of the photo."""
     texture = project_photos(mesh(square()), [(ramp() * 255).round().byte()], front(), size=64).texture
     torch.testing.assert_close(texture[:, 8:-8, 8:-8], (0.1 + 0.8 * ramp())[:, 8:-8, 8:-8], atol=0.01, rtol=0)
-
-
-def test_uvs_without_a_texture_are_kept() -> None:
     bare = replace(mesh(square()), texture=None)
     painted = project_photos(bare, [ramp()], front(), size=64)
     assert painted.uvs is bare.uvs
     assert torch.equal(painted.texture, project_photos(mesh(square()), [ramp()], front(), size=64).texture)
 
 
-def test_what_is_hidden_keeps_its_own_colour() -> None:
+def test_what_is_hidden_and_exposures() -> None:
     """A red photo of two squares, one behind the other: the far one, as large, is hidden from the front."""
     red = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(3, 64, 64)
     texture = project_photos(mesh(square(0.1), square(-0.1, 0.15)), [red], front(), size=64).texture
     near, far = texture[:, 32, 16], texture[:, 32, 48]
     assert near[0] - near[1] > 0.7
     assert far[0] - far[1] < 0.5  # levelled to the red photo, not painted with it
-
-
-def test_exposures_are_levelled() -> None:
-    """Two photos of one square, the second 0.8 as bright: the texture has one brightness, that of neither alone."""
+    # Two photos of one square, the second 0.8 as bright: the texture has one brightness, that of neither alone
     photos = [ramp() * 0.5 + 0.4, (ramp() * 0.5 + 0.4) * 0.8]
     cameras = Cameras.concatenate([front(-0.01), front(0.01)])
     texture = project_photos(mesh(square()), photos, cameras, size=64).texture
@@ -118,9 +112,7 @@ def test_a_ball_seen_all_round_shows_its_own_pattern() -> None:
 
 def turned(cameras: Cameras, degrees: float) -> Cameras:
     """All but the first turned about the origin, each about an axis of its own."""
-    axes = torch.nn.functional.normalize(
-        torch.randn(len(cameras), 3, generator=torch.Generator().manual_seed(7)), dim=1
-    )
+    axes = normalize(torch.randn(len(cameras), 3, generator=torch.Generator().manual_seed(7)), dim=1)
     axes[0] = 0
     matrices = torch.eye(4).repeat(len(cameras), 1, 1)
     for matrix, (x, y, z) in zip(matrices, (axes * math.radians(degrees)).tolist(), strict=True):
@@ -145,9 +137,8 @@ def test_photos_from_elsewhere_than_their_cameras_say_do_no_harm() -> None:
         place = torch.stack([2 * flat[:, 0] - 1, 1 - 2 * flat[:, 1]], dim=-1)
         shown = coarse
         if degrees is not None:
-            made = project_photos(
-                own, list(seen.rgb), turned(cameras, degrees), masks=list(seen.opacity[:, 0]), size=256
-            )
+            photos, masks = list(seen.rgb), list(seen.opacity[:, 0])
+            made = project_photos(own, photos, turned(cameras, degrees), masks=masks, size=256)
             assert made.texture is not None
             shown = grid_sample(made.texture[None], place[None, None], align_corners=False)[0, :, 0].T
         inner = (place.abs() < 0.95).all(-1)
@@ -162,9 +153,9 @@ def test_photos_from_elsewhere_than_their_cameras_say_do_no_harm() -> None:
 def test_what_cannot_be_projected_is_refused() -> None:
     photo, away = torch.zeros(3, 16, 16), look_at(torch.tensor([[0.0, 0, 1]]), (0.0, 0, 5))
     gray = mesh(square())
-    refused("2 photos, 1 cameras", project_photos, gray, [photo, photo], front(), size=64)
-    refused("0 photos", project_photos, gray, [], front()[:0], size=64)
-    refused("0 masks", project_photos, gray, [photo], front(), masks=[], size=64)
+    refused("each of 1 cameras, got 2", project_photos, gray, [photo, photo], front(), size=64)
+    refused("each of 0 cameras, got 0", project_photos, gray, [], front()[:0], size=64)
+    refused("masks must be one for each of 1 cameras, got 0", project_photos, gray, [photo], front(), masks=[], size=64)
     refused("none of them does", project_photos, gray, [photo], away, size=64)
     refused("must be finite", project_photos, gray, [photo * torch.nan], front(), size=64)
     refused(r"in \[0, 1\]", project_photos, gray, [photo + 2], front(), size=64)

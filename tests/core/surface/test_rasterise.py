@@ -124,7 +124,7 @@ def test_the_nearer_surface_hides_the_farther_and_vertex_colours_blend() -> None
         assert float(seen.depth[0, 0, 0, 0]) == pytest.approx(float(distances.mean()), rel=1e-6)
 
 
-def test_the_principal_point_moves_the_picture() -> None:
+def test_the_principal_point_and_what_is_not_seen() -> None:
     camera = facing()
     moved = Cameras(camera.camera_to_world, camera.focal, torch.tensor([[0.5, -0.25]]))  # left, down
     small = [[-0.1, -0.1, 0], [0.1, -0.1, 0], [0.1, 0.1, 0], [-0.1, 0.1, 0]]
@@ -132,9 +132,6 @@ def test_the_principal_point_moves_the_picture() -> None:
     rows, columns = seen.opacity[0, 0].nonzero().unbind(1)
     assert float(columns.float().mean()) + 0.5 == pytest.approx(10)
     assert float(rows.float().mean()) + 0.5 == pytest.approx(25)
-
-
-def test_what_is_behind_or_beside_is_not_seen() -> None:
     behind = [[-1.0, -1, 2], [1.0, -1, 2], [0.0, 1, 2]]
     reaching = [[-1.0, -1, 2], [1.0, -1, 0], [0.0, 1, 0]]
     beside = [[5.0, -1, 0], [7.0, -1, 0], [6.0, 1, 0]]

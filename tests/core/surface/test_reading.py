@@ -40,16 +40,13 @@ def corners(picture: torch.Tensor) -> list[list[float]]:
 EXPECTED = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
-def test_glb_texture_is_upright_and_its_factor_linear(tmp_path: Path) -> None:
+def test_textures_and_materials_of_glb(tmp_path: Path) -> None:
     textured().export(tmp_path / "a.glb")
     assert corners(shown(read_surface(tmp_path / "a.glb"))) == EXPECTED
     textured([128, 255, 255, 255]).export(tmp_path / "a.glb")
     picture = shown(read_surface(tmp_path / "a.glb"))
     assert float(picture[0, 1, 1]) == pytest.approx(0.7368, abs=1e-3)  # sRGB of 128/255
     assert float(picture[1, 1, 2]) == pytest.approx(1)
-
-
-def test_materials_without_picture_or_coordinates(tmp_path: Path) -> None:
     for material, expected in (
         (PBRMaterial(baseColorFactor=[55, 255, 0, 255]), [0.5017, 1, 0]),
         (PBRMaterial(roughnessFactor=0.5), [1, 1, 1]),

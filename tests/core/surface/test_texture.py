@@ -121,7 +121,7 @@ def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch
     torch.testing.assert_close(found[:, 25:], mean[:, None, None].expand(3, 15, 20))
 
 
-def test_waiting_for_xatlas_can_be_given_up() -> None:
+def test_waiting_for_xatlas_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     release, work = threading.Event(), Mock(side_effect=[None, ZeroDivisionError])
     with pytest.raises(KeyboardInterrupt):
         texture_module._attended(release.wait, Mock(side_effect=[None, None, KeyboardInterrupt]))
@@ -130,9 +130,6 @@ def test_waiting_for_xatlas_can_be_given_up() -> None:
     work.assert_called_once()
     with pytest.raises(ZeroDivisionError):
         texture_module._attended(work, lambda: None)
-
-
-def test_a_missing_package_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     field = AnalyticField(ball())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for option, package in (({"texture_size": 64}, "xatlas"), ({"faces": 100}, "fast-simplification")):

@@ -99,7 +99,7 @@ def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: type) -> None
         assert same(make(2).batch(step, 1, 2), parts[1])
 
 
-def test_passes_and_views() -> None:
+def test_passes_views_and_broken_objects() -> None:
     batches = source(Plain(6), targets=1, photos=(1, 1))
     passes = []
     for number in range(2):
@@ -113,9 +113,6 @@ def test_passes_and_views() -> None:
     assert len(values.unique()) == 5
     few = source(Plain(views=2), photos=(3, 3)).batch(0)
     assert len(torch.cat([few.photos[0, :, 0, 0, 0], few.targets[0, :, 0, 0, 0]]).unique()) == 2
-
-
-def test_broken_objects_are_replaced_and_pictures_take_the_model_s_size() -> None:
     dataset = Plain(4, size=40, broken=(1,))
     photos = source(dataset, 4, photos=(1, 1)).batch(0).photos
     assert photos.shape == (4, 1, 3, 16, 16)
@@ -125,7 +122,7 @@ def test_broken_objects_are_replaced_and_pictures_take_the_model_s_size() -> Non
     refused("none of 2 objects could be read, the last because [01]: torn", source(Plain(2, broken=(0, 1))).batch, 0)
 
 
-def test_random_numbers_of_parts_are_cut_from_the_whole() -> None:
+def test_random_numbers_and_seeds() -> None:
     whole = BatchRandom(7)
     parts = [BatchRandom(7, part, 3) for part in range(3)]
     for draw in ("uniform", "normal"):
@@ -134,9 +131,6 @@ def test_random_numbers_of_parts_are_cut_from_the_whole() -> None:
     uniform, normal = whole.uniform(4000), whole.normal(4000)
     assert 0 <= uniform.min() < uniform.max() < 1
     assert (float(uniform.mean()), float(normal.std())) == (pytest.approx(0.5, abs=0.02), pytest.approx(1, abs=0.05))
-
-
-def test_seeds_and_photo_counts() -> None:
     found = {derived_seed(seed, "losses", step) for seed in range(3) for step in range(50)}
     assert len(found) == 150
     assert derived_seed(0, "losses", 1) == derived_seed(0, "losses", 1) != derived_seed(0, "views", 1)

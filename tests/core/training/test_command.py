@@ -11,8 +11,7 @@ from tiny_training import tiny_config
 
 from upfusion_core import UpFusion
 from upfusion_core.cli import datasets as command
-from upfusion_core.cli.run import Run
-from upfusion_core.models.checkpoint import describe
+from upfusion_core.models.checkpoint import open_checkpoint
 
 
 def weights(folder: Path) -> bytes:
@@ -47,7 +46,7 @@ def test_a_run_in_two_stretches_is_one_run(common: tuple, tmp_path: Path) -> Non
     run = read_run(parts)
     assert (run["status"], run["step"]) == ("finished", 3)
     assert run["settings"]["config"]["curriculum"] == [1, 2]
-    assert describe(parts / "model.safetensors").config == tiny_config().model
+    assert open_checkpoint(parts / "model.safetensors").config == tiny_config().model
     assert "finished already" in done("train", "-o", parts, "--resume", "--device", "cpu")
 
 
@@ -105,20 +104,6 @@ def test_what_is_refused(line: str, words: str, config: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_of_processes(common: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "RANK"):
-        monkeypatch.setenv(name, "abc")
-        assert f"{name} must be the number of a process, got 'abc'" in refused("train", *common, "-o", tmp_path)
-
-
-def test_a_run_without_its_state(common: tuple, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done("train", *common, "-o", out, "--max-minutes", 0)
-    (out / "run.json").write_text(json.dumps(read_run(out) | {"status": "interrupted"}))
-    (out / "training.pt").unlink()
-    assert "no training.pt to go on from" in refused("train", "-o", out, "--resume")
-
-
 def test_killed_before_its_first_state_it_begins_anew(common: tuple, tmp_path: Path) -> None:
     """With the weights that it began with, although they are not named again."""
     whole, killed, first = (tmp_path / name for name in ("whole", "killed", "first"))
@@ -133,21 +118,12 @@ def test_killed_before_its_first_state_it_begins_anew(common: tuple, tmp_path: P
     assert weights(killed) == weights(whole)
 
 
-def test_killed_between_its_end_and_its_last_words(common: tuple, tmp_path: Path) -> None:
-    """The model is written and the run is recorded as finished, but its state is still there."""
-    out = tmp_path / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_remove", lambda run, *names: None)
-        done("train", *common, "-o", out)
-    before = weights(out)
-    assert (out / "training.pt").exists()
-    done("train", "-o", out, "--resume", "--device", "cpu")
-    assert not (out / "training.pt").exists()
-    assert weights(out) == before
-
-
 def test_the_other_processes_keep_no_record(common: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, out = [], tmp_path / "out"
+    for name in ("LOCAL_RANK", "RANK"):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, "abc")
+            assert f"{name} must be the number of a process, got 'abc'" in refused("train", *common, "-o", tmp_path)
     monkeypatch.setattr(command, "train", lambda config, *given, **_: seen.append((given[2], config.steps)))
     monkeypatch.setenv("RANK", "1")
     done("train", *common, "-o", out)
