@@ -3,8 +3,8 @@
     COMFYUI_PATH=FOLDER [COMFY_PYTHON=FILE] python benchmarks/comfyui_start.py [--repeats 3]
 
 Two numbers a start: the wall clock until the server answers, and the processor's time of its process, which other work
-on the machine disturbs less. The first start of each kind, which reads files that later ones find in memory, is not
-counted. ComfyUI's own figure for the pack's import stands beside them.
+on the machine disturbs less. The first start of each kind, which reads files that later ones find in memory and
+compiles them, is not counted. ComfyUI's own figure for the pack's import stands beside them.
 """
 
 from __future__ import annotations
@@ -27,26 +27,24 @@ def one_start(base: Path, *, with_pack: bool) -> tuple[float, float, float]:
     """Seconds by the wall, by the processor, and of the pack's import as ComfyUI tells it (0 without)."""
     base.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    server = start_server(base, with_pack=with_pack)
-    wall = time.monotonic() - began
-    try:
+    with start_server(base, with_pack=with_pack) as server:
+        wall = time.monotonic() - began
         fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
         spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         told = re.search(r"([\d.]+) seconds: .*custom_nodes/upfusion", server.log)
         return wall, spent, float(told[1]) if told else 0.0
-    finally:
-        server.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start compiles all sources
     starts: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(repeats + 1):
             for with_pack in starts:
-                seconds = one_start(Path(folder) / str(with_pack), with_pack=with_pack)
+                seconds = one_start(Path(folder) / f"{with_pack}_{number}", with_pack=with_pack)
                 if number:
                     starts[with_pack].append(seconds)
                     print(

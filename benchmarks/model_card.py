@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core.config.options import PROCEDURAL
 from upfusion_core.evaluation.report import markdown_table
-from upfusion_core.models.checkpoint import CheckpointInfo, describe
+from upfusion_core.models.checkpoint import Checkpoint, open_checkpoint
 from upfusion_core.support.files import bundled_path
 
 MEASURES = ("box_psnr", "iou", "sharpness", "haarpsi", "box_psnr_similarity", "psnr", "ssim")
@@ -62,7 +62,7 @@ LIMITS = """\
 """
 
 
-def card(info: CheckpointInfo, reports: list[tuple[dict[str, Any], str | None]]) -> str:
+def card(info: Checkpoint, reports: list[tuple[dict[str, Any], str | None]]) -> str:
     """The whole text. reports: each with its picture's name beside the card, if it has one."""
     parts = [INTRODUCTION, sizes(info), training(info.facts)]
     for number, (report, picture) in enumerate(reports):
@@ -71,12 +71,12 @@ def card(info: CheckpointInfo, reports: list[tuple[dict[str, Any], str | None]])
     return "\n".join(parts)
 
 
-def sizes(info: CheckpointInfo) -> str:
+def sizes(info: Checkpoint) -> str:
     config = info.config
-    total = sum(part.parameters for part in info.parts.values())
-    stored = sum(part.bytes for part in info.parts.values())
+    total = sum(part.parameters for part in info.parts().values())
+    stored = sum(part.bytes for part in info.parts().values())
     names = {"DINOv2": "photo encoder, in DINOv2's place"}
-    rows = [f"| {names.get(name, name)} | {part.parameters / 1e6:.2f} |" for name, part in info.parts.items()]
+    rows = [f"| {names.get(name, name)} | {part.parameters / 1e6:.2f} |" for name, part in info.parts().items()]
     rows += [f"| **together** | **{total / 1e6:.2f}** |"]
     return "\n".join(
         [
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("-o", "--output", type=Path, default=bundled_path("MODEL_CARD.md"))
     options = parser.parse_args()
-    info = describe(options.model)
+    info = open_checkpoint(options.model)
     reports = []
     for number, given in enumerate(options.reports):
         path = given / "report.json" if given.is_dir() else given

@@ -159,7 +159,7 @@ def project(surface: Surface, photos: int, options: argparse.Namespace) -> Row:
     best = torch.full((size * size,), -1)
     asked = replace(made, texture=surface.textures[0])
     each = zip(views.rgb, views.cameras, views.masks or (), strict=True)
-    lookers = [projection._projector(asked, *photo) for photo in each]
+    lookers = [projection._Projector(asked, *photo) for photo in each]
     assert made.texture is not None, "it was painted"
     for texel, points, normals, own, _ in projection._surface(asked, size):
         weights = torch.stack([looker.look(points, normals)[2] for looker in lookers])

@@ -304,18 +304,16 @@ class ViewConditioning:
 
     def __getitem__(self, index: SupportsIndex | slice) -> ViewConditioning:
         """The conditions of some of the cameras; an integer gives one camera's, still with its leading axis."""
-        index = _as_slice(index, len(self))
-        texts = (text[index] if text.ndim == 3 else text for text in (self.text, self.unconditional_text))
-        ray_maps = tuple(ray_map[index] for ray_map in self.ray_maps)
-        values: dict[str, Any] = {"hint": self.hint[index], "ray_maps": ray_maps, "cameras": self.cameras[index]}
-        values |= dict(zip(("text", "unconditional_text"), texts, strict=True))
-        return derived(ViewConditioning, **vars(self) | values)
+        index, values = _as_slice(index, len(self)), dict(vars(self))
+        values["ray_maps"] = tuple(ray_map[index] for ray_map in self.ray_maps)
+        own = [name for name in ("text", "unconditional_text") if values[name].ndim == 3]  # others serve all cameras
+        values |= {name: values[name][index] for name in ("hint", "cameras", *own)}
+        return derived(ViewConditioning, **values)
 
     def unconditional(self) -> ViewConditioning:
         """The null condition of guidance: zeros for hint, rays and set latents, the empty prompt's text."""
-        ray_maps = tuple(torch.zeros_like(ray_map) for ray_map in self.ray_maps)
-        hint, tokens = torch.zeros_like(self.hint), torch.zeros_like(self.tokens)
-        values: dict[str, Any] = {"hint": hint, "ray_maps": ray_maps, "tokens": tokens, "text": self.unconditional_text}
+        values: dict[str, Any] = {name: torch.zeros_like(getattr(self, name)) for name in ("hint", "tokens")}
+        values |= {"ray_maps": tuple(map(torch.zeros_like, self.ray_maps)), "text": self.unconditional_text}
         return derived(ViewConditioning, **vars(self) | values)
 
 

@@ -37,7 +37,7 @@ def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, n
     (folders / "input" / "mine.safetensors").touch()
     assert node.fingerprint_inputs(field="mine.safetensors") != before  # a changed file is read again
     (folders / "input" / "mine.safetensors").write_bytes(b"")  # tests/core/field/test_storage.py has many
-    refused("must be a whole .safetensors file, but cannot be read", run_node, LOAD, field="mine.safetensors")
+    refused("must be a file of weights, but cannot be read", run_node, LOAD, field="mine.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply", "stl"])

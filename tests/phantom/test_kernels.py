@@ -17,8 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (75, 80, 86, 89, 90, 120)  # Turing (RTX 20), A100, RTX 30, RTX 40, H100 and H200, RTX 50
-LEVELS, FEATURES = 4, 4  # of the small field, whose kernels need the most registers
-KERNELS = {"encode": ("_rows", False), "scatter": ("_rows", True), "slope": ("_slope", None)}
+FEATURES, TABLE = 4, 2**14  # of the small field, whose kernels need the most registers
+KERNELS = {"encode": False, "scatter": True}  # whether it adds
 
 pytestmark = [pytest.mark.phantom, pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler is for Linux")]
 
@@ -31,11 +31,10 @@ def compiled(arch: int, name: str) -> dict[str, Any]:
 
     from upfusion_core.field import _triton as kernels
 
-    function, adds = KERNELS[name]
-    kernel = getattr(kernels, function)
-    constants = {"LEVELS": LEVELS, "FEATURES": FEATURES, "PADDED": FEATURES, "ADDS": adds}
-    constants |= {"SUM": kernels.tl.float32, "BLOCK": kernels.BLOCK}
-    others = {"count": "i32", "levels": "*i64"}
+    kernel = kernels._rows
+    constants = {"FEATURES": FEATURES, "PADDED": FEATURES, "ADDS": KERNELS[name], "DENSE": 2, "HASHED": True}
+    constants |= {"SUM": kernels.tl.float32, "BLOCK": kernels.BLOCK, "KEPT": TABLE - 1}
+    others = {"count": "i32", "factors": "*i32", "starts": "*i32"}
     signature = {each: "constexpr" if each in constants else others.get(each, "*fp32") for each in kernel.arg_names}
     places = {each: (index,) for index, each in enumerate(kernel.arg_names)}
     aligned = {places[each]: [["tt.divisibility", 16]] for each in places if signature[each].startswith("*")}

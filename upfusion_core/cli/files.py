@@ -16,7 +16,7 @@ import torch
 from ..config.options import Convert, Export, Info, Mesh, Surface
 from ..data.scene_export import PosedPicture, export_scene
 from ..field.radiance import RadianceField, load_field
-from ..models.checkpoint import describe, weights_path
+from ..models.checkpoint import open_checkpoint, weights_path
 from ..models.convert import convert
 from ..pipeline.given_views import given_photos
 from ..pipeline.masks import estimate_mask
@@ -114,15 +114,18 @@ def run_info(command: Info, given: frozenset[str]) -> None:
     if output is not None:
         kept = _writing(output, [output], output, command, weights=weights_path(weights))
     with kept as record:
-        content = describe(weights)
+        content = open_checkpoint(weights)
+        parts, text = content.parts(), content.text()
         if record is not None:
-            record.note(checkpoint=asdict(content))
-    size, width = content.config.image_size, max(len(name) for name in content.parts)
+            told = {"path": str(content.path), "layout": content.layout, "config": asdict(content.config)}
+            told |= {"parts": {name: asdict(part) for name, part in parts.items()}, "text": text}
+            record.note(checkpoint={**told, "facts": content.facts})
+    size, width = content.config.image_size, max(map(len, parts))
     answer(f"{content.path}: {content.layout}, pictures of {size} x {size} pixels")
-    for name, part in content.parts.items():
+    for name, part in parts.items():
         counts = f"{part.tensors:5d} tensors  {part.parameters / 1e6:9.2f} M parameters"
         answer(f"  {name:{width}}  {counts}  {_bytes(part.bytes):>9}  {', '.join(part.dtypes)}")
-    answer(f"  text: {content.text}")
+    answer(f"  text: {text}")
     for name, value in content.facts.items():
         fact = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         answer(f"  {name.replace('_', ' ')}: {fact}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import json
+import linecache
 import os
+import sys
 import types
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -20,7 +24,7 @@ from ..support.errors import InputError, UpFusionError
 from ..support.files import shown
 
 Kind = TypeVar("Kind")
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 UNIONS = (types.UnionType, Union)
 _UNKNOWN_NAME = ("unexpected_keyword_argument", "extra_forbidden")
@@ -240,6 +244,22 @@ class Option:
         return value
 
 
+@functools.cache
+def _help(module: str) -> dict[tuple[str, str], str]:
+    """The docstrings under the fields of a module's classes, by class and field: one reading, where pydantic's own
+    use_attribute_docstrings looks through all loaded modules for each class.
+    """
+    source = "".join(linecache.getlines(sys.modules[module].__file__ or ""))
+    return {
+        (part.name, field.target.id): " ".join(text.value.value.split())
+        for part in ast.walk(ast.parse(source))
+        if isinstance(part, ast.ClassDef)
+        for field, text in pairwise(part.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
 def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of a command's options
     """All options of a command by name, those of its parts among them."""
     found: dict[str, Option] = {}
@@ -262,7 +282,7 @@ def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of
             kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         low, high = getattr(notes.get(Ge), "ge", None), getattr(notes.get(Le), "le", None)
-        text = " ".join((config.__pydantic_fields__[name].description or "").split())
+        text = _help(config.__module__).get((config.__name__, name), "")
         kind = str if choices else kind
         found[name] = Option(name, text, default, annotation, flag, kind, several, low, high, choices)
     return found
@@ -273,6 +293,7 @@ def option(config: type, name: str) -> Option:
     return options_of(config)[name]
 
 
+@functools.cache
 def _fields(config: type) -> dict[str, Any]:
     """The annotations of fields that are options, or parts with options."""
     hints = get_type_hints(config, include_extras=True)
@@ -282,7 +303,7 @@ def _fields(config: type) -> dict[str, Any]:
 def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
     """The values of all options by name."""
     values: dict[str, Any] = {}
-    for name, annotation in _fields(type(config)).items():
+    for name, annotation in _fields(cast(Any, type(config))).items():
         value, (kind, notes) = getattr(config, name), _peeled(annotation)
         held = flat(value) if dataclasses.is_dataclass(kind) else {name: value}
         values |= {key: value for key, value in held.items() if key not in notes.get(Without, Without()).names}
@@ -292,7 +313,7 @@ def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
 def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
     """The opposite of `flat`."""
     parts: dict[str, Any] = {}
-    for name, annotation in _fields(kind).items():
+    for name, annotation in _fields(cast(Any, kind)).items():
         part, notes = _peeled(annotation)
         if dataclasses.is_dataclass(part):
             left_out = notes.get(Without, Without()).names

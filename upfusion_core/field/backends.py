@@ -35,19 +35,17 @@ def choose_backend(asked: Backend, device: torch.device) -> BackendChoice:
     """What computes a grid on `device`: "auto" takes Triton where it works; raises where what is asked for cannot."""
     if asked == "torch":
         return BackendChoice("torch", "asked for")
+    if asked != "auto":
+        require_backend(asked)
     fault = None
     if device.type != "cuda" and not _interpreted(asked):
         fault = f"the field is on {'the CPU' if device.type == 'cpu' else f'{device}, which is no CUDA GPU'}"
+    elif asked == "auto" and torch.are_deterministic_algorithms_enabled():
+        fault = "Triton adds gradients up in no fixed order, and torch was told to be deterministic"
+    elif asked != "tinycudann":
+        fault = _trial_fault(device) if _installed("triton") else "Triton is not installed"
     if asked == "auto":
-        if fault is None and not _installed("triton"):
-            fault = "Triton is not installed"
-        fault = fault or _trial_fault(device)
-        if fault is None and torch.are_deterministic_algorithms_enabled():
-            fault = "Triton adds gradients up in no fixed order, and torch was told to be deterministic"
         return BackendChoice("torch", f"auto: {fault}") if fault else BackendChoice("triton", f"auto: on {device}")
-    require_backend(asked)
-    if fault is None and asked == "triton":
-        fault = _trial_fault(device)
     if fault is not None:
         raise InputError(f"backend {asked!r} cannot be used: {fault}; use a CUDA GPU, or backend 'auto' or 'torch'")
     return BackendChoice(asked, "asked for")

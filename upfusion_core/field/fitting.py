@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, interpolate, max_pool2d, pad
 
 from ..config import FitConfig
-from ..geometry import orbit_cameras
-from ..geometry.rays import drawn_rays
+from ..geometry import orbit_cameras, point_rays
 from ..support.errors import FieldError
 from ..support.images import unit_range
 from ..types import Cameras, Rays
@@ -252,7 +251,7 @@ class FieldFitter:
         place = pixels - (ends - self._counts)[view]
         height, width = self._sizes[view].unbind(-1)
         x, y = 1 - (2 * (place % width) + 1) / width, 1 - (2 * (place // width) + 1) / height
-        return drawn_rays(self._cameras, view, torch.stack([x, y], dim=-1))
+        return point_rays(self._cameras[view], torch.stack([x, y], dim=-1))
 
     @torch.no_grad()
     def preview(self, size: int = 64) -> Tensor:

@@ -26,7 +26,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     # weights (8, L·P) of the corners round each point in each level, x fastest
-    cells, factors, starts = _lattice(config, points.device)
+    cells, factors, starts = lattice(config, points.device)
     position = saturate(points).t().contiguous()[:, None] * cells  # (3, L, P)
     # NaN must stay in the weights, where it shows, and out of the indices, where it would crash
     lower = position.detach().floor().clamp_(max=cells - 1).nan_to_num_(0.0)
@@ -48,7 +48,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Cells (L, 1), factors (3, L, 1) of coordinates in a point's number, first rows (L, 1); int32, the cells float32.
 
     The numbers may pass 32 bits and wrap: of levels that share rows only the lowest bits count, others are smaller.
@@ -75,7 +75,7 @@ class _WeightedRows(torch.autograd.Function):
             bags, shares = rows.t().contiguous(), weights.t().contiguous()
             ctx.bags = bags, shares
             return F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
-        return (_chosen(table, rows) * weights[..., None]).sum(0)
+        return (F.embedding(rows, table) * weights[..., None]).sum(0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
@@ -94,11 +94,5 @@ class _WeightedRows(torch.autograd.Function):
                 parts = (weights[..., None] * gradient).reshape(-1, table.shape[1])
                 table_gradient = gradient.new_zeros(table.shape).index_add(0, rows.reshape(-1), parts)
         if ctx.needs_input_grad[2]:
-            weights_gradient = (_chosen(table, rows) * gradient).sum(-1)
+            weights_gradient = (F.embedding(rows, table) * gradient).sum(-1)
         return table_gradient, None, weights_gradient
-
-
-def _chosen(table: Tensor, rows: Tensor) -> Tensor:
-    """(8, N, F) the rows of the table (T, F) of these numbers (8, N)."""
-    chosen: Tensor = table.index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
-    return chosen

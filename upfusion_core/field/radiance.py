@@ -17,9 +17,9 @@ from ..config import FieldConfig, RaySampling, from_value
 from ..support.checks import check_finite, check_type
 from ..support.devices import existing_device
 from ..support.errors import CheckpointError, FieldError, InputError, UpFusionError
-from ..support.files import check_path, check_weights_name, json_text, parse_json, reading, save_safetensors, shown
+from ..support.files import check_path, json_text, parse_json, save_safetensors, shown
 from ..support.images import saturate
-from ..support.weights import listed, misfits, read_safetensors
+from ..support.weights import misfits, read_metadata, read_safetensors
 from ..types import Cameras, OnStep, RenderedViews
 from .backends import BackendChoice, HashGrid
 from .rendering import render_views
@@ -198,12 +198,7 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     """
     check_path("path", path)
     path, device = Path(path), existing_device(device)
-    check_weights_name(path)
-    if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have
-        raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")
-    advice = "it is damaged, truncated or another kind of file: copy it again or make the field anew"
-    with reading(path, advice, what="a whole .safetensors file", error=CheckpointError):
-        tensors, metadata = read_safetensors(path)
+    metadata = read_metadata(path)
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
     content = parse_json(metadata[FORMAT], f"{path}: {FORMAT} in its metadata", CheckpointError)
@@ -218,13 +213,10 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
         reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
         problem = f"{path} describes a field as this version cannot read it ({reason!s:.300})"
         raise CheckpointError(f"{problem}; make it anew") from error
+    tensors = read_safetensors(path)[0]
     found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
-    faults = [f"missing {name}" for name in sorted(found.missing)]
-    faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
-    for wrong in (found.shapes, found.kinds):
-        faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
-    if faults:
-        raise CheckpointError(f"{path} does not fit its own configuration: {listed(faults, 10)}; make the field anew")
+    if any(found):
+        raise CheckpointError(f"{path} does not fit its own configuration: {found}; make the field anew")
     _check_finite(tensors, CheckpointError, f"{path}")
     field = RadianceField(config, ops=ops)
     field.load_state_dict(tensors)

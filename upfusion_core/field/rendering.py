@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.functional import pad
 
 from ..config import RaySampling
-from ..geometry import camera_rays
+from ..geometry import camera_rays, numbers
 from ..support.checks import check_count, check_type, check_unit_range
 from ..support.devices import Chunk
 from ..support.errors import InputError
@@ -115,14 +115,30 @@ def render_rays(
     """
     sampling = sampling or RaySampling()
     near, far, _ = intersect_box(rays, aabb, sampling.near)
+
+    def ask(distances: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Density (R, S) and rgb (R, S, 3) at distances (R, S) along the rays; both 0 where nothing can be seen."""
+        points = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
+        if visible is None:
+            return field(points)
+        seen, count = visible(points, edges.diff(dim=-1)).reshape(-1), distances.numel()
+        if most is None:
+            chosen = seen.nonzero()[:, 0]
+        else:  # places of the first, second, … True; what there is none of goes to a row behind all, and away with it
+            wanted = torch.arange(1, min(most, count) + 1, device=seen.device)
+            chosen = torch.searchsorted(seen.cumsum(0), wanted)
+        some_density, some_rgb = field(points.reshape(-1, 3)[chosen.clamp(max=count - 1)])
+        density = some_density.new_zeros(count + 1).index_copy(0, chosen, some_density)[:count]
+        rgb = some_rgb.new_zeros(count + 1, 3).index_copy(0, chosen, some_rgb)[:count]
+        return density.reshape(distances.shape), rgb.reshape(*distances.shape, 3)
+
     distances = stratified_distances(near, far, sampling.uniform, generator)
     edges = interval_edges(distances, near, far)
-    density, rgb = _ask(field, rays, distances, edges, visible, most)
+    density, rgb = ask(distances, edges)
     if sampling.importance:
         weights = weights_from_density(density.detach(), edges.diff(dim=-1))
         further = importance_distances(edges, weights, sampling.importance, generator)
-        further_edges = interval_edges(further, near, far)
-        further_density, further_rgb = _ask(field, rays, further, further_edges, visible, most)
+        further_density, further_rgb = ask(further, interval_edges(further, near, far))
         distances, order = torch.cat([distances, further], dim=-1).sort(dim=-1, stable=True)
         density = torch.cat([density, further_density], dim=-1).gather(-1, order)
         rgb = torch.cat([rgb, further_rgb], dim=-2).gather(-2, order[..., None].expand(*order.shape, 3))
@@ -186,30 +202,6 @@ def render_views(
     return RenderedViews(picture[:, :3], picture[:, 3:4], picture[:, 4:5])
 
 
-def _ask(
-    field: FieldFunction,
-    rays: Rays,
-    distances: Tensor,
-    edges: Tensor,
-    visible: VisibleFunction | None,
-    most: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Density (R, S) and rgb (R, S, 3) at distances (R, S) along the rays; both 0 where nothing can be seen."""
-    points = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
-    if visible is None:
-        return field(points)
-    seen, count = visible(points, edges.diff(dim=-1)).reshape(-1), distances.numel()
-    if most is None:
-        chosen = seen.nonzero()[:, 0]
-    else:  # places of the first, second, … True; what there is none of goes to a row behind all, and away with it
-        wanted = torch.arange(1, min(most, count) + 1, device=seen.device)
-        chosen = torch.searchsorted(seen.cumsum(0), wanted)
-    some_density, some_rgb = field(points.reshape(-1, 3)[chosen.clamp(max=count - 1)])
-    density = some_density.new_zeros(count + 1).index_copy(0, chosen, some_density)[:count]
-    rgb = some_rgb.new_zeros(count + 1, 3).index_copy(0, chosen, some_rgb)[:count]
-    return density.reshape(distances.shape), rgb.reshape(*distances.shape, 3)
-
-
 def _offsets(shape: tuple[int, ...], like: Tensor, generator: Random | None) -> Tensor:
     """Places within a part, in [0, 1): its middle, or drawn on the generator's device."""
     if generator is None:
@@ -220,13 +212,10 @@ def _offsets(shape: tuple[int, ...], like: Tensor, generator: Random | None) -> 
 
 
 def _background(background: Tensor | float, like: Tensor) -> Tensor:
-    try:
-        if isinstance(background, int | float):
-            return torch.full((), float(background), dtype=like.dtype, device=like.device)
-        color = torch.as_tensor(background, dtype=like.dtype, device=like.device)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"background must be a number or (3,) RGB, got {background!r:.40}; 1.0 is white") from error
-    if color.ndim > 1 or (color.ndim == 1 and len(color) != 3):
+    if isinstance(background, int | float):  # made on a GPU, which the host need not wait for
+        return torch.full((), float(background), dtype=like.dtype, device=like.device)
+    color = (background if isinstance(background, Tensor) else numbers("background", background)).to(like)
+    if color.shape not in ((), (3,)):
         raise InputError(f"background must be a number or (3,) RGB, got {tuple(color.shape)}; 1.0 is white")
     return color
 

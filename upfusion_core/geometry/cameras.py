@@ -45,7 +45,7 @@ def look_at(
     focal: NDC focal length, one number or N. InputError where a centre lies on its target or `up` in the line of sight.
     """
     check_shape("centers", centers, ("N", 3))
-    centers = _numbers("centers", centers)
+    centers = numbers("centers", centers)
     backward = centers - _vectors("target", target, centers)
     distance = backward.norm(dim=-1)
     if (distance < 1e-6).any():
@@ -79,12 +79,12 @@ def orbit_cameras(
         focal: NDC focal length; the released networks know only 4.5.
     """
     given = {"azimuth_degrees": azimuth_degrees, "elevation_degrees": elevation_degrees, "distance": distance}
-    numbers = {name: _numbers(name, value).reshape(-1) for name, value in given.items()}
-    sizes = {len(values) for values in numbers.values()} - {1}
+    found = {name: numbers(name, value).reshape(-1) for name, value in given.items()}
+    sizes = {len(values) for values in found.values()} - {1}
     if len(sizes) > 1 or 0 in sizes:
-        found = ", ".join(f"{len(values)} {name}" for name, values in numbers.items())
-        raise InputError(f"orbit sequences must have the same length or be single numbers, got {found}")
-    azimuth, elevation, radius = torch.broadcast_tensors(*numbers.values())
+        counts = ", ".join(f"{len(values)} {name}" for name, values in found.items())
+        raise InputError(f"orbit sequences must have the same length or be single numbers, got {counts}")
+    azimuth, elevation, radius = torch.broadcast_tensors(*found.values())
     if (elevation.abs() >= 90).any():
         worst = float(elevation.abs().max())
         raise InputError(f"elevation_degrees must be between -90 and 90 (ends excluded), got {worst}; take 89")
@@ -144,7 +144,7 @@ def random_cameras(
     named = {"azimuth_degrees": azimuth_degrees, "elevation_degrees": elevation_degrees, "distance": distance}
     values = []
     for draw, (name, ends) in zip(draws, named.items(), strict=True):
-        check_shape(name, _numbers(name, ends), (2,), "the lowest and the highest value")
+        check_shape(name, numbers(name, ends), (2,), "the lowest and the highest value")
         low, high = ends
         values.append(low + (high - low) * draw)
     return orbit_cameras(*values, focal=focal)
@@ -181,7 +181,7 @@ def _with_focal(rows: Tensor, focal: Numbers, principal: Tensor | None = None) -
     count = len(rows)
     matrices = torch.eye(4, device=rows.device, dtype=torch.float32).repeat(count, 1, 1)
     matrices[:, : rows.shape[1]] = rows
-    value = _numbers("focal", focal).to(rows.device)
+    value = numbers("focal", focal).to(rows.device)
     value = value[:, None] if value.ndim == 1 else value
     if value.ndim and not (value.ndim == 2 and value.shape[0] in (1, count) and value.shape[1] in (1, 2)):
         wanted = "focal must be one number or one a camera"
@@ -192,24 +192,24 @@ def _with_focal(rows: Tensor, focal: Numbers, principal: Tensor | None = None) -
 
 def _vectors(name: str, value: Tensor | Sequence[float], like: Tensor) -> Tensor:
     """(3,) or (N, 3) numbers on the device of `like`, which is (N, 3)."""
-    vectors = _numbers(name, value).to(like.device)
+    vectors = numbers(name, value).to(like.device)
     if vectors.shape not in ((3,), like.shape):
         raise InputError(f"{name} must be (3,) or ({len(like)}, 3), got {tuple(vectors.shape)}; one vector a camera")
     return vectors
 
 
-def _numbers(name: str, value: Numbers) -> Tensor:
+def numbers(name: str, value: Numbers) -> Tensor:
     """Finite float32 numbers, in whatever form they come."""
     if isinstance(value, bool):
         raise InputError(f"{name} must be numbers, got {value}; give a number, a list or a tensor")
     elif isinstance(value, np.ndarray):
         value = value.tolist()  # torch takes no negative strides, foreign byte orders and objects
     try:
-        numbers = torch.as_tensor(value, dtype=torch.float32)
+        found = torch.as_tensor(value, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{name} must be numbers, got {value!r:.60}; give a number, a list or a tensor") from error
-    check_finite(name, numbers)
-    return numbers
+    check_finite(name, found)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,8 +241,10 @@ class Similarity:
     @classmethod
     def from_parameters(cls, parameters: Tensor) -> Similarity:
         """(7,) yaw, pitch, roll in radians, logarithm of the scale, shift; in the order of `from_angles`."""
-        yaw, pitch, roll = (_turn(float(angle), axis) for angle, axis in zip(parameters[:3], (1, 0, 2), strict=True))
-        return cls(float(parameters[3].double().exp()), (yaw @ pitch @ roll).float(), parameters[4:].float())
+        from scipy.spatial.transform import Rotation  # at the first use: ComfyUI's start does not wait for it
+
+        turn = torch.tensor(Rotation.from_euler("YXZ", parameters[:3].tolist()).as_matrix(), dtype=torch.float32)
+        return cls(float(parameters[3].double().exp()), turn, parameters[4:].float())
 
     def apply(self, points: Tensor) -> Tensor:
         """(..., 3) points of the object -> where they come to lie."""
@@ -260,16 +262,6 @@ class Similarity:
         matrices[:, :3, :3] = rotation.T @ matrices[:, :3, :3]
         matrices[:, :3, 3] = (matrices[:, :3, 3] - translation) @ rotation / self.scale
         return Cameras(matrices, cameras.focal, cameras.principal)
-
-
-def _turn(angle: float, axis: int) -> Tensor:
-    """(3, 3) float64 right-handed rotation about a coordinate axis, by radians."""
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    matrix = torch.eye(3, dtype=torch.float64)
-    matrix[first, first] = matrix[second, second] = math.cos(angle)
-    matrix[second, first] = math.sin(angle)
-    matrix[first, second] = -math.sin(angle)
-    return matrix
 
 
 def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:

@@ -44,20 +44,11 @@ def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu") -> R
 
 def point_rays(cameras: Cameras, points: Tensor) -> Rays:
     """(N, ..., 3) rays of N cameras through `points` (N, ..., 2), any places (x, y) of their pictures in NDC."""
-    middle = (-1,) + (1,) * (points.ndim - 2) + (2,)
-    x, y = ((points - cameras.principal.reshape(middle)) / cameras.focal.reshape(middle)).unbind(-1)
+    axes = (-1,) + (1,) * (points.ndim - 2)
+    x, y = ((points - cameras.principal.reshape(*axes, 2)) / cameras.focal.reshape(*axes, 2)).unbind(-1)
     local = torch.stack([-x, y, -torch.ones_like(x)], dim=-1)  # along the camera's axes, 1 deep
-    rotation = cameras.camera_to_world[:, :3, :3]
-    directions = normalize(torch.einsum("nij,nrj->nri", rotation, local.flatten(1, -2)), dim=-1).view_as(local)
-    return Rays(cameras.centers.reshape(*middle[:-1], 3).expand_as(directions), directions)
-
-
-def drawn_rays(cameras: Cameras, view: Tensor, points: Tensor) -> Rays:
-    """(R, 3) rays, each of the camera whose number `view` (R,) tells, through its own `points` (R, 2), as NDC."""
-    x, y = ((points - cameras.principal[view]) / cameras.focal[view]).unbind(-1)
-    local = torch.stack([-x, y, -torch.ones_like(x)], dim=-1)
-    directions = torch.einsum("rij,rj->ri", cameras.camera_to_world[view, :3, :3], local)
-    return Rays(cameras.centers[view], normalize(directions, dim=-1))
+    directions = normalize(torch.einsum("nij,n...j->n...i", cameras.camera_to_world[:, :3, :3], local), dim=-1)
+    return Rays(cameras.centers.reshape(*axes, 3).expand_as(directions), directions)
 
 
 def project(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,16 @@ SCHEDULE_BUFFERS = {
 }
 
 
+@dataclass(frozen=True)
+class PartInfo:
+    """How many tensors, parameters and bytes in the file a part of a checkpoint has, and in which precisions."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """The opened files."""
@@ -77,27 +87,21 @@ class Checkpoint:
             return self.weights[DEFAULT_EMBEDDING].float(), self.weights[EMPTY_EMBEDDING].float()
         return None
 
+    def parts(self) -> dict[str, PartInfo]:
+        """What it holds of each network, by the name it has for users."""
+        found = {}
+        for title, prefix in {**PARTS, "text encoder": sd.TEXT_PREFIX}.items():
+            if tensors := [tensor for name, tensor in self.weights.items() if name.startswith(prefix)]:
+                sizes = sum(tensor.numel() for tensor in tensors), sum(tensor.nbytes for tensor in tensors)
+                kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
+                found[title] = PartInfo(len(tensors), *sizes, tuple(sorted(kinds)))
+        return found
 
-@dataclass(frozen=True)
-class PartInfo:
-    """How many tensors, parameters and bytes in the file a part of a checkpoint has, and in which precisions."""
-
-    tensors: int
-    parameters: int
-    bytes: int
-    dtypes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What `upfusion info` tells of a checkpoint; text: where its prompt comes from."""
-
-    path: str
-    layout: str
-    config: ModelConfig
-    parts: dict[str, PartInfo]
-    text: str
-    facts: dict[str, Any]
+    def text(self) -> str:
+        """Where its prompt comes from."""
+        encoder = ["a text encoder"] if self.has_text_encoder else []
+        stored = ["stored embeddings of the default and the empty prompt"] if self.text_embeddings else []
+        return " and ".join(encoder + stored) or "none: the model works without a prompt"
 
 
 def weights_path(weights: str | Path) -> Path:
@@ -262,22 +266,6 @@ def _text_encoder(config: ModelConfig) -> tuple[CLIPTextModel, dict[str, str]]:
     with torch.device("meta"):
         encoder = sd.build_text_encoder(config.text)
     return encoder, sd.text_names(encoder.state_dict())
-
-
-def describe(path: str | Path) -> CheckpointInfo:
-    """What a checkpoint holds (see CheckpointInfo); it is checked as for loading."""
-    checkpoint = open_checkpoint(path)
-    parts = {}
-    for title, prefix in {**PARTS, "text encoder": sd.TEXT_PREFIX}.items():
-        tensors = [tensor for name, tensor in checkpoint.weights.items() if name.startswith(prefix)]
-        if tensors:
-            sizes = sum(tensor.numel() for tensor in tensors), sum(tensor.nbytes for tensor in tensors)
-            kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
-            parts[title] = PartInfo(len(tensors), *sizes, tuple(sorted(kinds)))
-    encoder = ["a text encoder"] if checkpoint.has_text_encoder else []
-    stored = ["stored embeddings of the default and the empty prompt"] if checkpoint.text_embeddings else []
-    text = " and ".join(encoder + stored) or "none: the model works without a prompt"
-    return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text, checkpoint.facts)
 
 
 _Files = tuple[dict[str, Any], str, dict[str, Tensor], dict[str, Any]]  # sizes and where they stand, weights, facts

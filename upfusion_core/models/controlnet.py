@@ -5,13 +5,13 @@ Module and parameter names are the released checkpoint's, without the prefix `co
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention
@@ -146,7 +146,8 @@ class ControlNet(nn.Module):
 
     def forward(self, latents: Tensor, timesteps: Tensor, constants: ControlConstants) -> list[Tensor]:
         """Residuals for `latents` (B, 4, s, s) at `timesteps` (B,) in 0…999."""
-        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(latents.dtype))
+        steps = get_timestep_embedding(timesteps, self.config.model_channels, True, 0)  # as in the UNet
+        embedding = self.time_embed(steps.to(latents.dtype))
         pairs = iter(constants.keys_values)
 
         def run(block: nn.Module, x: Tensor, level: int) -> Tensor:
@@ -166,14 +167,6 @@ class ControlNet(nn.Module):
                 x = x + constants.hint
             residuals.append(zero_conv(x))
         return [*residuals, self.middle_block_out(run(self.middle_block, x, -1))]
-
-
-def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
-    """(B,) -> (B, width): [cos, sin] of t · 10000^(-i/half), float32."""
-    half = width // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
-    angles = timesteps.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class _ResBlock(nn.Module):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +83,9 @@ def _metadata(config: ModelConfig, model_id: str, facts: Mapping[str, Any]) -> d
 def _write_merged(
     path: Path, metadata: dict[str, str], weights: Mapping[str, Tensor], dtype: torch.dtype | None, hook: OnStep | None
 ) -> Path:
-    step = _counting(hook, len(weights))
-    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, step) as state:
+    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, hook) as state:
         save_safetensors(state, path, metadata)
     return path
-
-
-def _counting(on_step: OnStep | None, total: int) -> Callable[[], None]:
-    steps = count(1)
-    return (lambda: on_step(next(steps), total, None)) if on_step else (lambda: None)
 
 
 @contextmanager
@@ -108,33 +101,28 @@ def _scratch(folder: Path, output: Path) -> Iterator[Path]:
 def _write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, hook: OnStep | None) -> list[Path]:
     """Writes the released layout; beside its place first, so that a failure leaves the folder as it was."""
     dino_file = layout.DINO_FILES[0]
-    files = {"upsrt": "upsrt.pt", "dino": dino_file}
-    groups: dict[str, dict[str, Tensor]] = {"upsrt.pt": {}, dino_file: {}, "upfusion2d.pt": {}}
-    for name, tensor in checkpoint.weights.items():
-        network, _, own = name.partition(".")
-        if network in files:
-            groups[files[network]][own] = tensor
-        elif name not in (layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
-            groups["upfusion2d.pt"][name] = tensor
-    step = _counting(hook, sum(map(len, groups.values())))
-    with _scratch(folder, folder) as scratch:
-        for file_name, weights in groups.items():
-            with _converted(weights, dtype, scratch, step) as state:
-                save_tensors(state if file_name == dino_file else {"model_state_dict": state}, scratch / file_name)
+    files = {"upsrt.pt": layout.UPSRT_PREFIX, dino_file: layout.DINO_PREFIX, "upfusion2d.pt": ""}
+    stored = (layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING) if checkpoint.has_text_encoder else ()
+    weights = {name: tensor for name, tensor in checkpoint.weights.items() if name not in stored}
+    with _scratch(folder, folder) as scratch, _converted(weights, dtype, scratch, hook) as state:
+        for file_name, prefix in files.items():
+            group = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
+            save_tensors(group if file_name == dino_file else {"model_state_dict": group}, scratch / file_name)
+            group.clear()  # see _converted
         write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
-        return [(scratch / name).replace(folder / name) for name in (*groups, "config.json")]
+        return [(scratch / name).replace(folder / name) for name in (*files, "config.json")]
 
 
 @contextmanager
 def _converted(
-    weights: Mapping[str, Tensor], dtype: torch.dtype | None, scratch: Path, step: Callable[[], None]
+    weights: Mapping[str, Tensor], dtype: torch.dtype | None, scratch: Path, hook: OnStep | None
 ) -> Iterator[dict[str, Tensor]]:
     """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once."""
     kept = (*layout.SCHEDULE_BUFFERS, layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING)
     state, places, storages = dict(weights), {}, set()
     path = scratch / "converted"
     with path.open("wb") as file:
-        for name, tensor in weights.items():
+        for step, (name, tensor) in enumerate(weights.items(), 1):
             same = dtype is None or name in kept or not tensor.is_floating_point()
             value = tensor.detach().to("cpu", tensor.dtype if same else dtype).contiguous()
             storage = value.untyped_storage().data_ptr()
@@ -145,7 +133,8 @@ def _converted(
             else:
                 storages.add(storage)
                 state[name] = value
-            step()
+            if hook is not None:
+                hook(step, len(weights), None)
     space = np.memmap(path, np.uint8, "c") if path.stat().st_size else np.zeros(0, np.uint8)
     for name, (start, kind, shape) in places.items():
         stop = start + shape.numel() * kind.itemsize

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..support.errors import CheckpointError
-from ..support.weights import misfits, read_weights
+from ..support.weights import check_finite_weights, misfits, read_weights
 from .dino import DinoKeys
 
 # (B, 3, H, W) picture and target in [0, 1] -> scalar; differentiable with respect to the picture
@@ -99,9 +99,7 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
     faults = misfits(state, {name: value.shape for name, value in network.state_dict().items()})
     for name, (came, wanted) in (faults.shapes | faults.kinds).items():
         raise CheckpointError(f"{path}: {name} must be {wanted}, got {came}; get it again")
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise CheckpointError(f"{path}: {name} must hold finite numbers, got NaN or infinite values; get it again")
+    check_finite_weights(state, torch.float32)
     network.load_state_dict(state | {"shift": network.shift, "scale": network.scale})
     return network.float().requires_grad_(False).eval().to(device)
 

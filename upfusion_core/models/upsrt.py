@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from types import ModuleType
 
 import torch
@@ -23,15 +24,24 @@ class UpSRT(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False  # activations computed again in the backward pass, not kept
-        self.scene_encoder = _SceneEncoder(config, ops)
-        self.ray_decoder = _RayDecoder(config, ops)
+        self.scene_encoder = _Stack("transformer_encoder", config.encoder_layers, config, ops)
+        self.ray_decoder = _Stack("transformer_decoder", config.decoder_layers, config, ops)
+        self.ray_decoder.rgb_mlp = nn.Sequential(
+            ops.Linear(config.transformer_dim, 256), nn.ReLU(), ops.Linear(256, 64), nn.ReLU(), ops.Linear(64, 3)
+        )
         self.linear_scene = ops.Linear(config.scene_input_dim, config.transformer_dim)
         self.linear_query_pixel_rays = ops.Linear(6 * 2 * config.num_freqs, config.transformer_dim)
 
     def encode(self, keys: Tensor, patch_plucker: Tensor) -> Tensor:
         """(B, V, P, C) keys of V photos, and (P, 6) patch rays, the same for each -> (B, V·P, D) set latents."""
         batch, views = keys.shape[:2]
-        position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
+        count, device = len(patch_plucker), patch_plucker.device
+        camera_id = torch.full((views, 1, 1), 2 / 3 + 0.05, device=device)  # all photos but the first are a set
+        camera_id[0] = 1 / 3 + 0.05
+        patch_id = torch.arange(1, count + 1, device=device)[:, None] / count
+        ids = [patch_plucker.expand(views, -1, -1), patch_id.expand(views, -1, -1), camera_id.expand(-1, count, -1)]
+        position = torch.cat([self._harmonics(values) for values in ids], dim=-1)  # (V, P, K)
+        position = position.to(keys.dtype).expand(batch, -1, -1, -1)
         tokens = self.linear_scene(torch.cat([keys, position], dim=-1)).flatten(1, 2)
         # upstream: no final norm (golden: upsrt.set_latents)
         return self.scene_encoder(tokens, again=self.gradient_checkpointing)
@@ -41,8 +51,7 @@ class UpSRT(nn.Module):
     ) -> Tensor:
         """(B, N, D) set latents and (B, R, 6) rays, `chunk` at a time -> what `read` makes of (B, R, D) features."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
-        layers = self.ray_decoder.transformer_decoder.layers
-        memory = [keys_values(layer, tokens) for layer in layers]  # constant over the chunks
+        memory = [keys_values(layer, tokens) for layer in self.ray_decoder.layers]  # constant over the chunks
 
         def answers(part: slice) -> Tensor:
             rays = self.linear_query_pixel_rays(self._harmonics(plucker[:, part]).to(tokens.dtype))
@@ -51,29 +60,12 @@ class UpSRT(nn.Module):
 
         return torch.cat(list(Chunk(chunk, "ray").map(answers, plucker.shape[1])), dim=1)
 
-    def colors(self, tokens: Tensor, plucker: Tensor) -> Tensor:
-        """`read_rgb` of `decode`, (B, R, 3), without keeping the features of all rays."""
-        return self.decode(tokens, plucker, read=self.read_rgb)
-
     def read_rgb(self, features: Tensor) -> Tensor:
         """(..., D) view-aligned features -> (..., 3) direct, blurry colours in [0, 1]."""
         return self.ray_decoder.rgb_mlp(features).sigmoid()
 
     def _harmonics(self, values: Tensor) -> Tensor:
         return harmonic_encoding(values, self.config.num_freqs, self.config.start_freq)
-
-    def _patch_encoding(self, views: int, patch_plucker: Tensor) -> Tensor:
-        """(V, P, K): harmonics of ray, patch id and camera id; all photos but the first are a set of one id."""
-        count, device = len(patch_plucker), patch_plucker.device
-        camera_id = torch.full((views, 1, 1), 2 / 3 + 0.05, device=device)
-        camera_id[0] = 1 / 3 + 0.05
-        patch_id = torch.arange(1, count + 1, device=device)[:, None] / count
-        parts = [
-            self._harmonics(patch_plucker).expand(views, -1, -1),
-            self._harmonics(patch_id).expand(views, -1, -1),
-            self._harmonics(camera_id).expand(-1, count, -1),
-        ]
-        return torch.cat(parts, dim=-1)
 
 
 class _Layer(nn.Module):
@@ -99,32 +91,21 @@ class _Layer(nn.Module):
 
 
 class _Stack(nn.Module):
-    def __init__(self, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(_Layer(config, ops) for _ in range(depth))
+    """Layers one after another, under `name` as in the checkpoint."""
 
-    def forward(self, x: Tensor, memory: Sequence[KeysValues | None], *, again: bool) -> Tensor:
-        for layer, pair in zip(self.layers, memory, strict=True):
+    rgb_mlp: nn.Sequential  # the ray decoder's
+
+    def __init__(self, name: str, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
+        super().__init__()
+        layers = nn.ModuleList(_Layer(config, ops) for _ in range(depth))
+        self.add_module(name, nn.ModuleDict({"layers": layers}))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(next(self.children()).get_submodule("layers").children())
+
+    def forward(self, x: Tensor, memory: Sequence[KeysValues] = (), *, again: bool) -> Tensor:
+        """(B, R, D) queries of the memory, keys and values a layer; without one they attend to each other."""
+        for layer, pair in zip_longest(self.layers, memory):
             x = apply_layer(layer, x, pair, again=again)
         return x
-
-
-class _SceneEncoder(nn.Module):
-    def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.transformer_encoder = _Stack(config.encoder_layers, config, ops)
-
-    def forward(self, x: Tensor, *, again: bool) -> Tensor:
-        return self.transformer_encoder(x, [None] * len(self.transformer_encoder.layers), again=again)
-
-
-class _RayDecoder(nn.Module):
-    def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.transformer_decoder = _Stack(config.decoder_layers, config, ops)
-        self.rgb_mlp = nn.Sequential(
-            ops.Linear(config.transformer_dim, 256), nn.ReLU(), ops.Linear(256, 64), nn.ReLU(), ops.Linear(64, 3)
-        )
-
-    def forward(self, x: Tensor, memory: Sequence[KeysValues], *, again: bool) -> Tensor:
-        return self.transformer_decoder(x, memory, again=again)

@@ -131,7 +131,8 @@ class ViewSynthesizer(ABC):
         reference = scene.reference.to("cpu")
         for camera in cameras.to("cpu"):  # one at a time: the features of a large picture are larger than the picture
             rays = reference_plucker(camera, reference, size).to(tokens.device)
-            rgb = self.upsrt.colors(tokens, rearrange(rays, "q h w c -> 1 (q h w) c")).float()
+            plucker = rearrange(rays, "q h w c -> 1 (q h w) c")
+            rgb = self.upsrt.decode(tokens, plucker, read=self.upsrt.read_rgb).float()
             views.append(rearrange(rgb, "1 (h w) c -> c h w", h=size))
         result = torch.stack(views)
         check_finite("the predicted views (from these weights in this precision)", result)

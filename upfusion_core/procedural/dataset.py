@@ -20,7 +20,7 @@ from .render import DOTS, GRADIENT, NOISE, PLAIN, SUPERSAMPLING, render_views
 from .shapes import GENERATOR_VERSION, LARGEST_RADIUS, SPLITS, VERSIONS, Coats, Light, Objects, Primitives, framed
 from .sketch import Draws, Number, Sketch, blank_parts, vector
 from .slender import SLENDER
-from .staging import PHOTO_COLUMNS, STAGING_COLUMNS, Photographs, staged
+from .staging import PHOTO_COLUMNS, STAGING_COLUMNS, developed, photographing, staged
 
 # uniform numbers that an object has for its shape, its coats, and recipe, palette, light and size
 _COLUMNS = (224, 256, 32)
@@ -58,7 +58,13 @@ def draw_objects(
         if len(rows):
             recipe(Sketch(parts, rows), Draws(shape[rows]))
     radius = draws.uniform(LARGEST_RADIUS - 0.017, LARGEST_RADIUS)
-    palette, light = draw_palette(draws), draw_light(draws)
+    palette = draw_palette(draws)
+    # a soft light from above one side, a little warm or cold
+    azimuth, height = 2 * math.pi * draws.unit(), torch.deg2rad(draws.uniform(20, 75))
+    direction = vector(height.cos() * azimuth.sin(), height.sin(), height.cos() * azimuth.cos())
+    warmth = draws.uniform(-0.05, 0.05)
+    tint = vector(1 + warmth.clamp_max(0), 1 - warmth.abs() / 2, 1 - warmth.clamp_min(0))
+    light = Light(direction, draws.uniform(0.45, 0.65), tint)
     coats = draw_coats(Draws(coat), palette, parts["color"], dotted)
     first, second = (Primitives(*(parts[name][n] for name in ("kind", "rotation", "center", "size"))) for n in (0, 1))
     objects = Objects(first, second, parts["joint"], parts["blend"], parts["role"], coats, parts["label"], light)
@@ -93,16 +99,6 @@ def _rgb(hue: Tensor, saturation: Number, value: Number) -> Tensor:
     pure = ((corner - 3).abs() - 1).clamp(0, 1)
     saturation, value = (torch.as_tensor(v).expand_as(hue)[..., None] for v in (saturation, value))
     return value * (1 - saturation * (1 - pure))
-
-
-def draw_light(draws: Draws) -> Light:
-    """A soft light from above one side, a little warm or cold."""
-    azimuth, height = 2 * math.pi * draws.unit(), torch.deg2rad(draws.uniform(20, 75))
-    flat = height.cos()
-    direction = vector(flat * azimuth.sin(), height.sin(), flat * azimuth.cos())
-    warmth = draws.uniform(-0.05, 0.05)
-    tint = vector(1 + warmth.clamp_max(0), 1 - warmth.abs() / 2, 1 - warmth.clamp_min(0))
-    return Light(direction, draws.uniform(0.45, 0.65), tint)
 
 
 def draw_coats(draws: Draws, palette: Tensor, colors: Tensor, dotted: Tensor) -> Coats:
@@ -225,13 +221,12 @@ class ProceduralObjects:
         whatever `views` is. Pixels are means of supersampling² samples. photos: which views version 2 makes photos.
         """
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
-        names, extra = self.names(indices), 0 if generator is not None else self.numbers_a_view * views
+        extra = 0 if generator is not None else self.numbers_a_view * views
         objects, draws = draw_objects(self.split, indices, extra=extra, max_parts=self.max_parts, version=self.version)
-        if generator is not None:
-            draws = self._drawn(len(objects), views, generator)
-        draws, objects = draws.view(len(objects), views, self.numbers_a_view).to(device), objects.to(device)
-        seen = self._seen(objects, draws, size or self.size, supersampling, photos, 1)
-        return replace(seen, names=names)
+        source = draws.view(len(objects), views, -1) if generator is None else generator
+        sizes = {"views": views, "size": size or self.size, "supersampling": supersampling}
+        seen = self.look(objects.to(device), generator=source, photos=photos, **sizes)
+        return replace(seen, names=self.names(indices))
 
     def look(
         self,
@@ -239,12 +234,14 @@ class ProceduralObjects:
         *,
         views: int,
         size: int,
-        generator: torch.Generator,
+        generator: torch.Generator | Tensor,
         supersampling: int = SUPERSAMPLING,
         photos: Sequence[int] = (),
         references: int = 1,
     ) -> ProceduralBatch:
         """`views` new views of objects that were drawn before, on their device; the generator may be on any.
+
+        In its place may stand the uniform numbers (B, V, `numbers_a_view`) from which the views follow.
 
         photos: as of `batch`. references: so many views, the first, stand where a reference does; each may be taken
         for photo 1, the world then being its own.
@@ -252,16 +249,10 @@ class ProceduralObjects:
         Example: `pool = data.objects(range(10_000)).to(device)`, then in each step
         `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, size=64, generator=generator)`.
         """
-        draws = self._drawn(len(objects), views, generator).to(objects.device)
-        return self._seen(objects, draws, size, supersampling, photos, references)
-
-    def _drawn(self, count: int, views: int, generator: torch.Generator) -> Tensor:
-        return torch.rand(count, views, self.numbers_a_view, generator=generator, device=generator.device)
-
-    def _seen(
-        self, objects: Objects, draws: Tensor, size: int, supersampling: int, photos: Sequence[int], references: int
-    ) -> ProceduralBatch:
-        """The views that follow from uniform numbers (B, V, numbers a view), on the objects' device."""
+        draws, shape = generator, (len(objects), views, self.numbers_a_view)
+        if isinstance(draws, torch.Generator):
+            draws = torch.rand(shape, generator=draws, device=draws.device)
+        draws = draws.to(objects.device)
         low, high = BAND_ELEVATION_DEGREES
         azimuth, elevation = 360 * draws[..., 0], low + (high - low) * draws[..., 1]
         elevation[:, :references] = REFERENCE_ELEVATION_DEGREES
@@ -271,13 +262,13 @@ class ProceduralObjects:
         cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
         matrices, focal = (x.unflatten(0, azimuth.shape) for x in (cameras.camera_to_world, cameras.focal))
         true, lens, middle, places = matrices.clone(), focal.clone(), torch.zeros_like(focal), sorted(photos)
-        taken = None
         if objects.staging is not None and places:
-            taken = Photographs(objects.staging, draws[:, places, 2:], sum(place < references for place in places))
-            true[:, places], lens[:, places], middle[:, places] = taken.cameras(matrices[:, places])
+            taken, framed = draws[:, places, 2:], sum(place < references for place in places)
+            found = photographing(matrices[:, places], objects.staging, taken, framed)
+            true[:, places], lens[:, places], middle[:, places] = found
         rgb, mask, depth = render_views(objects, true, lens, size, supersampling=supersampling, principal=middle)
-        if taken is not None:
-            rgb[:, places], mask[:, places] = taken.developed(rgb[:, places], mask[:, places])
+        if objects.staging is not None and places:
+            rgb[:, places], mask[:, places] = developed(rgb[:, places], mask[:, places], taken)
         return ProceduralBatch(rgb, mask, depth, matrices, focal, elevation, objects, ())
 
     def __getitem__(self, index: int) -> PosedViews:

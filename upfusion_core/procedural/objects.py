@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .shapes import BLEND, BODY, BOX, CUT, ELLIPSOID, FRUSTUM, HANDLE, INTERSECT, LEG, LID, MAX_PARTS, SPOUT, TORUS
-from .sketch import Draws, Number, Point, Sketch, about, ball, box, either, ellipsoid, frustum, ring, rod, sizes, vector
+from .sketch import Draws, Number, Point, Sketch, about, ball, box, either, ellipsoid, frustum, moved, ring, rod, vector
 
 Recipe = Callable[[Sketch, Draws], None]
 
@@ -170,7 +170,7 @@ def table(sketch: Sketch, draws: Draws) -> None:
     _legs(sketch, draws, reach, draws.choice([0.3, 1]), four=False)
     place = width * draws.uniform(0.15, 0.4) * draws.side()
     tall, wide, kind = draws.uniform(0.1, 0.25), draws.uniform(0.1, 0.18), draws.choice([1, 1, 1])
-    left = either(kind == FRUSTUM, frustum(wide, wide * 0.7, tall), (kind, sizes(wide, tall, wide)))
+    left = either(kind == FRUSTUM, frustum(wide, wide * 0.7, tall), (kind, vector(wide, tall, wide, 0)))
     center = (place, thick + tall * 0.95, depth * draws.uniform(-0.25, 0.25))
     sketch.add(left, center, about("y", draws.uniform(0, 3)), color=2)
     radius = draws.uniform(0.07, 0.12)
@@ -186,7 +186,7 @@ def chair(sketch: Sketch, draws: Draws) -> None:
     sketch.add(box(width, thick, depth), role=BODY)
     back, tilt = torch.where(draws.chance(0.7), BOX, ELLIPSOID), about("x", -draws.uniform(0.0, 0.25))
     place, color = (0, rise, -depth * draws.uniform(0.9, 1.1)), draws.choice([1, 1])
-    sketch.add((back, sizes(width, rise, 0.05)), place, tilt, role=BODY, color=color)
+    sketch.add((back, vector(width, rise, 0.05, 0)), place, tilt, role=BODY, color=color)
     _legs(sketch, draws, (width * 0.82, drop, depth * 0.82), color=2)
     soft, side = draws.chance(0.5), draws.side()
     rest = either(soft, ellipsoid(width * 0.8, 0.09, depth * 0.75), box(0.05, rise * 0.5, depth * 0.8))
@@ -272,19 +272,15 @@ def tool(sketch: Sketch, draws: Draws) -> None:
     """A hammer, brush, torch or pan, standing or leaning: a grip, a head across it, a tip, a guard, a loop."""
     lean = about("z", draws.uniform(-0.9, 0.9)) @ about("x", draws.uniform(-0.3, 0.3))
     grip, length = draws.uniform(0.07, 0.12), draws.uniform(0.5, 0.75)
-
-    def at(x: Number, y: Number) -> Tensor:
-        return (lean @ vector(x, y, 0)[..., None])[..., 0]
-
     sketch.add(frustum(grip, grip * 0.75, length), turn=lean, role=HANDLE, color=1)
     kind, across, thick = draws.choice([1, 1, 1]), draws.uniform(0.25, 0.42), draws.uniform(0.12, 0.2)
-    block = (kind, sizes(thick, across, thick * 1.1))
+    block = (kind, vector(thick, across, thick * 1.1, 0))
     head = either(kind == FRUSTUM, frustum(thick, thick * 0.8, across), block)
-    sketch.add(head, at(draws.uniform(-0.1, 0.1), length), lean @ about("z", math.pi / 2), role=BODY)
+    sketch.add(head, moved(lean, draws.uniform(-0.1, 0.1), length), lean @ about("z", math.pi / 2), role=BODY)
     tip, ahead = draws.uniform(0.1, 0.18), lean @ about("z", -math.pi / 2)
-    sketch.add(frustum(thick * 0.9, thick * 0.2, tip), at(across + tip * 0.5, length), ahead, color=2)
-    sketch.add(frustum(grip * 1.4, grip * 1.3, 0.06), at(0, length * 0.55), lean, color=2)
-    sketch.add(ring(0.12, 0.035, math.pi), at(0, -length - 0.08), lean, color=3, present=draws.chance(0.6))
+    sketch.add(frustum(thick * 0.9, thick * 0.2, tip), moved(lean, across + tip * 0.5, length), ahead, color=2)
+    sketch.add(frustum(grip * 1.4, grip * 1.3, 0.06), moved(lean, 0, length * 0.55), lean, color=2)
+    sketch.add(ring(0.12, 0.035, math.pi), moved(lean, 0, -length - 0.08), lean, color=3, present=draws.chance(0.6))
 
 
 @thing(0.9)
@@ -314,8 +310,8 @@ def solids(sketch: Sketch, draws: Draws, least: int = 1) -> None:
 
     def size_of(kind: Tensor, scale: Tensor) -> Tensor:
         a, b, c = (draws.uniform(0.4, 1.0) * scale for _ in range(3))
-        whole = sizes(scale * 0.8, scale * draws.uniform(0.15, 0.35), 0, draws.uniform(1.5, math.pi))
-        return torch.where((kind == TORUS)[:, None], whole, sizes(a, b, c))
+        whole = vector(scale * 0.8, scale * draws.uniform(0.15, 0.35), 0, draws.uniform(1.5, math.pi))
+        return torch.where((kind == TORUS)[:, None], whole, vector(a, b, c, 0))
 
     count = least + (draws.unit() * (MAX_PARTS + 1 - least)).long()
     center = torch.zeros(len(draws), 3)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .shapes import ABSENT, ALONE, BLEND, BOX, ELLIPSOID, FRUSTUM, TORUS, Objects, Primitives, Staging, bounding_balls
+from .shapes import ABSENT, ALONE, BLEND, BOX, ELLIPSOID, FRUSTUM, TORUS, Objects, Primitives, bounding_balls
 
 TORUS_STEPS = 20  # towards a torus; a ray then is at most about 1e-4 away from it unless it grazes
 _SLACK = 1e-6  # of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap
@@ -227,41 +227,21 @@ class Placed:
         return world
 
 
-@dataclass(frozen=True, eq=False)
 class Tables:
-    """B objects of P parts: column b·P + p holds part p of object b, coat column (b·P + p)·3 + c its coat c.
+    """B objects of P parts: column b·P + p holds part p of object b, coat column (b·P + p)·3 + c its coat c."""
 
-    parts: P. first, second: B·P columns. joint, blend, solver (-1 for absent parts): (B·P,).
-    ball_center (B, P, 3), ball_radius (B, P): balls around the parts, radius -1 for absent ones.
-    coats: (15, B·P·3) two colours, u, v, frequency, phase, turns. pattern: (B·P·3,). label: (4, B·P).
-    light: (7, B) direction, ambient, tint. staging: as the objects'.
-    """
-
-    parts: int
-    first: Placed
-    second: Placed
-    joint: Tensor
-    blend: Tensor
-    solver: Tensor
-    ball_center: Tensor
-    ball_radius: Tensor
-    coats: Tensor
-    pattern: Tensor
-    label: Tensor
-    light: Tensor
-    staging: Staging | None
-
-    @staticmethod
-    def of(objects: Objects) -> Tables:
-        coats, light = objects.coats, objects.light
+    def __init__(self, objects: Objects) -> None:
+        coats, light, self.parts, self.staging = objects.coats, objects.light, objects.role.shape[1], objects.staging
+        self.first, self.second = Placed.of(objects.first), Placed.of(objects.second)
+        self.joint, self.blend = objects.joint.flatten(), objects.blend.flatten()
+        solver = torch.where(objects.joint == ALONE, objects.first.kind, CARVED)
+        solver = solver.masked_fill(objects.joint == BLEND, BLENDED)
+        self.solver = solver.masked_fill(objects.role == ABSENT, -1).flatten()  # how a part is hit, -1 for absent ones
+        self.ball_center, self.ball_radius = bounding_balls(objects)  # (B, P, 3) and (B, P), -1 for absent ones
+        # (15, B·P·3) two colours, u, v, frequency, phase, turns
         scalars = torch.stack([coats.frequency, coats.phase, coats.turns], dim=-1)
         numbers = torch.cat([coats.colors.flatten(-2), coats.axes.flatten(-2), scalars], dim=-1)
-        numbers, label = numbers.flatten(0, 2).T.contiguous(), objects.label.flatten(0, 1).T.contiguous()
-        lights = torch.cat([light.direction, light.ambient[:, None], light.tint], dim=-1).T.contiguous()
-        solver = torch.where(objects.joint == ALONE, objects.first.kind, CARVED)
-        solver = solver.masked_fill(objects.joint == BLEND, BLENDED).masked_fill(objects.role == ABSENT, -1)
-        joint, blend, solver, pattern = (x.flatten() for x in (objects.joint, objects.blend, solver, coats.pattern))
-        first, second, (centers, radii) = Placed.of(objects.first), Placed.of(objects.second), bounding_balls(objects)
-        parts = objects.role.shape[1]
-        balls, coated = (centers, radii), (numbers, pattern, label)
-        return Tables(parts, first, second, joint, blend, solver, *balls, *coated, lights, objects.staging)
+        self.coats, self.pattern = numbers.flatten(0, 2).T.contiguous(), coats.pattern.flatten()
+        self.label = objects.label.flatten(0, 1).T.contiguous()  # (4, B·P)
+        # (7, B) direction, ambient, tint
+        self.light = torch.cat([light.direction, light.ambient[:, None], light.tint], dim=-1).T.contiguous()

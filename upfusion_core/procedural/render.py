@@ -54,7 +54,7 @@ def render_views(
     unlike a field's, is the surface's: the mean over the samples that hit, 0 where none did.
     """
     (count, views), device = camera_to_world.shape[:2], objects.device
-    tables, samples = Tables.of(objects), size * supersampling
+    tables, samples = Tables(objects), size * supersampling
     owner = torch.arange(count, device=device).repeat_interleave(views, output_size=count * views)
     middles = torch.zeros_like(focal) if principal is None else principal
     matrices, focals, middles = camera_to_world.flatten(0, 1), focal.flatten(0, 1), middles.flatten(0, 1)
@@ -232,9 +232,13 @@ def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
     checks = (2 * _square(across) - 1) * (2 * _square(up) - 1) * (2 * _square(deep) - 1)
     x, y = across - torch.floor(across) - 0.5, up - torch.floor(up) - 0.5  # from the middle of a dot
     dots = (0.5 + EDGE * 2 * (DOT_RADIUS - (x * x + y * y).sqrt())).clamp(0, 1)
+    periods, bend, blotches = frequency * points + phase, torch.zeros_like(up), torch.zeros_like(up)
+    for a, b, c in _WAVES:  # sines in four directions, each bending the next
+        bend = torch.sin(2 * math.pi * (a * periods[0] + b * periods[1] + c * periods[2]) + 1.7 * bend + blotches)
+        blotches = blotches + bend
     edge = 0.5 + 25 * frequency * (length_v - 0.05 * (phase - 0.5))
     shares = {STRIPES: _square(up), CHECKS: 0.5 + 0.5 * checks, DOTS: dots, TWO_TONE: edge.clamp(0, 1)}
-    shares |= {GRADIENT: (0.5 + frequency * length_v / 2).clamp(0, 1), NOISE: _noise(frequency * points + phase)}
+    shares |= {GRADIENT: (0.5 + frequency * length_v / 2).clamp(0, 1), NOISE: (0.5 + 0.6 * blotches).clamp(0, 1)}
     share = torch.zeros_like(up)
     for which, value in shares.items():
         share = torch.where(pattern == which, value, share)
@@ -244,15 +248,6 @@ def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
 def _square(periods: Tensor) -> Tensor:
     """A square wave in [0, 1] with soft edges."""
     return (0.5 + EDGE / 2 * torch.sin(2 * math.pi * periods)).clamp(0, 1)
-
-
-def _noise(periods: Tensor) -> Tensor:
-    """Blotches: sines in four directions, each bending the next."""
-    total, bend = torch.zeros_like(periods[0]), torch.zeros_like(periods[0])
-    for x, y, z in _WAVES:
-        bend = torch.sin(2 * math.pi * (x * periods[0] + y * periods[1] + z * periods[2]) + 1.7 * bend + total)
-        total = total + bend
-    return (0.5 + 0.6 * total).clamp(0, 1)
 
 
 def smooth_minimum(a: Tensor, b: Tensor, softness: Tensor) -> Tensor:
@@ -268,11 +263,11 @@ def signed_distance(objects: Objects, points: Tensor) -> Tensor:
     value is of first order; inside of several parts it is the deepest part's.
     """
     if objects.staging is None:
-        return _part_distances(Tables.of(objects), points).amin(0)
+        return _part_distances(Tables(objects), points).amin(0)
     inward = objects.staging.inward
     points = (points - objects.staging.origin[:, None]) @ inward.transpose(1, 2)
     most: Tensor = torch.linalg.matrix_norm(inward, 2)  # by which lengths grow on the way inward
-    return _part_distances(Tables.of(objects), points).amin(0) / most[:, None]
+    return _part_distances(Tables(objects), points).amin(0) / most[:, None]
 
 
 def _part_distances(tables: Tables, points: Tensor) -> Tensor:
@@ -306,7 +301,7 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(cell, cell, cell))
     mesh = trimesh.Trimesh(vertices - HALF_BOX, faces, process=True)
     mesh.fix_normals()
-    tables, points = Tables.of(objects), torch.tensor(mesh.vertices, dtype=torch.float32, device=objects.device)
+    tables, points = Tables(objects), torch.tensor(mesh.vertices, dtype=torch.float32, device=objects.device)
     colors, _ = _surface(tables, points.T, _part_distances(tables, points[None])[:, 0].abs().argmin(0))
     mesh.visual.vertex_colors = (colors.T.cpu().numpy() * 255).round().astype(np.uint8)
     if staging is not None:

@@ -109,7 +109,7 @@ class Sketch:
 
     def label(self, azimuth: Number, width: Number, middle: Number, height: Number, there: Tensor) -> None:
         """A patch of another coat on the part added last: radians about its y axis, lengths along it."""
-        self._set(label=sizes(azimuth, torch.where(there, width, 0.0), middle, height))
+        self._set(label=vector(azimuth, torch.where(there, width, 0.0), middle, height))
 
     def hollow(self, bottom: Number, top: Number, height: Number, wall: Number) -> None:
         """Adds a body like a cup: a frustum, its inside cut out down to a floor as thick as the wall."""
@@ -118,7 +118,7 @@ class Sketch:
 
 
 def ellipsoid(x: Number, y: Number, z: Number) -> Shape:
-    return ELLIPSOID, sizes(x, y, z)
+    return ELLIPSOID, vector(x, y, z, 0)
 
 
 def ball(radius: Number) -> Shape:
@@ -126,22 +126,27 @@ def ball(radius: Number) -> Shape:
 
 
 def box(x: Number, y: Number, z: Number) -> Shape:
-    return BOX, sizes(x, y, z)
+    return BOX, vector(x, y, z, 0)
 
 
 def frustum(bottom: Number, top: Number, height: Number) -> Shape:
-    return FRUSTUM, sizes(bottom, top, height)
+    return FRUSTUM, vector(bottom, top, height, 0)
 
 
 def ring(radius: Number, tube: Number, section: Number) -> Shape:
-    return TORUS, sizes(radius, tube, 0, section)
+    return TORUS, vector(radius, tube, 0, section)
 
 
 def rod(start: Point, end: Point, first: Number, last: Number) -> tuple[Shape, Tensor, Tensor]:
-    """A frustum from one point to another with the radii at its ends: its shape, centre and turn."""
+    """A frustum from one point to another, not straight below, with the radii at its ends: shape, centre and turn."""
     start, end = point(start), point(end)
     axis = end - start
-    return frustum(first, last, axis.norm(dim=-1) / 2), (start + end) / 2, towards(axis)
+    length = axis.norm(dim=-1)
+    # +Y goes there by the shortest way
+    x, y, z = (axis / length[..., None]).unbind(-1)
+    quarter = torch.stack([z, torch.zeros_like(x), -x, 1 + y], dim=-1)  # (0, 1, 0) × axis, 1 + cos
+    turn = quaternion_rotation(*(quarter / quarter.norm(dim=-1, keepdim=True)).unbind(-1))
+    return frustum(first, last, length / 2), (start + end) / 2, turn
 
 
 def either(first: Tensor, one: Shape, other: Shape) -> Shape:
@@ -164,21 +169,8 @@ def moved(turn: Tensor, x: Number, y: Number, z: Number = 0.0) -> Tensor:
     return (turn @ vector(x, y, z)[..., None])[..., 0]
 
 
-def sizes(a: Number, b: Number, c: Number, d: Number = 0.0) -> Tensor:
-    """(N, 4), or (1, 4) of plain numbers; see shapes.py for their meaning."""
-    return vector(a, b, c, d)
-
-
 def about(axis: str, angle: Number) -> Tensor:
     """(N, 3, 3) rotations about x, y or z by angles in radians."""
     half = torch.as_tensor(angle, dtype=torch.float32).reshape(-1) / 2
     x, y, z = (half.sin() if name == axis else torch.zeros_like(half) for name in "xyz")
     return quaternion_rotation(x, y, z, half.cos())
-
-
-def towards(axis: Tensor) -> Tensor:
-    """(N, 3) directions -> (N, 3, 3) rotations that take +Y there by the shortest way; not for straight down."""
-    axis = axis / axis.norm(dim=-1, keepdim=True)
-    x, y, z = axis.unbind(-1)
-    quarter = torch.stack([z, torch.zeros_like(x), -x, 1 + y], dim=-1)  # (0, 1, 0) × axis, 1 + cos
-    return quaternion_rotation(*(quarter / quarter.norm(dim=-1, keepdim=True)).unbind(-1))

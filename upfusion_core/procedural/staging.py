@@ -1,14 +1,14 @@
 """What version 2 of the generator adds: objects drawn out, flattened and moved under several lights; photos of people.
 
 Version 1's objects fill their frame in front of its one camera. Here each is stretched and placed by numbers of its
-own (`staged`), and a view may be a photo (`Photographs`) in place of a clean picture. A photo's true camera is told to
-nobody: it is taken for the nominal one, of focal 4.5 at distance 1, as people's photos are.
+own (`staged`), and a view may be a photo (`photographing`, `developed`) in place of a clean picture. A photo's true
+camera is told to nobody: it is taken for the nominal one, of focal 4.5 at distance 1, as people's photos are.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -79,52 +79,47 @@ def _radius(share: Tensor) -> Tensor:
     return LARGEST_RADIUS * (least + (most - least) * share).sqrt().clamp_max(FRAME_RADIUS / LARGEST_RADIUS)
 
 
-@dataclass(frozen=True, eq=False)
-class Photographs:
-    """N views of each of B objects as people photograph them.
+def photographing(
+    camera_to_world: Tensor, staging: Staging, draws: Tensor, framed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nominal cameras (B, N, 4, 4) -> those people took photos by, and their focal and principal (B, N, 2).
 
-    staging: of the objects. draws: (B, N, PHOTO_COLUMNS) uniform numbers. framed: the first so many may become photo 1,
-    whose nominal camera is the world: they keep their frame but for focal length and distance, the others have a size
-    and a middle of their own.
+    The distance goes with the focal length, so that the ball that the nominal camera just holds fills the frame:
+    nothing is cut off, however near.
+
+    Args:
+        staging: of the objects. draws: (B, N, PHOTO_COLUMNS) uniform numbers.
+        framed: the first so many may become photo 1, whose nominal camera is the world: they keep their frame but for
+            focal length and distance, the others have a size and a middle of their own.
     """
+    focal, size, *aside = draws[..., :4].unbind(-1)
+    focal = FOCALS[0] + (FOCALS[1] - FOCALS[0]) * focal
+    distance = FRAME_RADIUS * torch.hypot(focal, torch.ones_like(focal))
+    free = torch.arange(focal.shape[1], device=focal.device) >= framed
+    radius = _radius(size)
+    room = 1 - focal * radius / (distance.square() - radius.square()).sqrt()  # beside the ball of the object
+    principal = (2 * torch.stack(aside, dim=-1) - 1) * (room.clamp(0, 2 * OFF_CENTER) * free)[..., None]
+    distance = torch.where(free, distance * staging.radius[:, None] / radius, distance)
+    matrices, pivot = camera_to_world.clone(), staging.middle[:, None] * free[:, None]
+    matrices[..., :3, 3] = pivot + matrices[..., :3, 2] * distance[..., None]
+    return matrices, focal[..., None].expand(*focal.shape, 2), principal
 
-    staging: Staging
-    draws: Tensor
-    framed: int
 
-    def cameras(self, camera_to_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Nominal cameras (B, N, 4, 4) -> the true ones, and their focal and principal (B, N, 2).
+def developed(rgb: Tensor, mask: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Clean pictures (B, N, 3, S, S) and masks (B, N, 1, S, S) -> the photos, and the masks people have of them.
 
-        The distance goes with the focal length, so that the ball that the nominal camera just holds fills the frame:
-        nothing is cut off, however near.
-        """
-        focal, size, *aside = self.draws[..., :4].unbind(-1)
-        focal = FOCALS[0] + (FOCALS[1] - FOCALS[0]) * focal
-        distance = FRAME_RADIUS * torch.hypot(focal, torch.ones_like(focal))
-        free = torch.arange(focal.shape[1], device=focal.device) >= self.framed
-        radius = _radius(size)
-        room = 1 - focal * radius / (distance.square() - radius.square()).sqrt()  # beside the ball of the object
-        principal = (2 * torch.stack(aside, dim=-1) - 1) * (room.clamp(0, 2 * OFF_CENTER) * free)[..., None]
-        distance = torch.where(free, distance * self.staging.radius[:, None] / radius, distance)
-        matrices, pivot = camera_to_world.clone(), self.staging.middle[:, None] * free[:, None]
-        matrices[..., :3, 3] = pivot + matrices[..., :3, 2] * distance[..., None]
-        return matrices, focal[..., None].expand(*focal.shape, 2), principal
-
-    def developed(self, rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean pictures (B, N, 3, S, S) and masks (B, N, 1, S, S) -> the photos, and the masks people have of them.
-
-        Half are cut out of the colour behind them along a mask that is up to a pixel too wide or too narrow, here and
-        there; half stand before a white that is none.
-        """
-        cut, white, bias, uneven, *waves = self.draws[..., 4:12, None, None, None].unbind(2)
-        scene = self.draws[..., 12:15, None, None]
-        axis = torch.linspace(0, 2 * math.pi, mask.shape[-1], device=mask.device)
-        across, down = (1 + 4 * waves[0]) * axis, (1 + 4 * waves[1]) * axis[:, None]
-        ripple = torch.sin(across + 2 * math.pi * waves[2]) * torch.sin(down + 2 * math.pi * waves[3])
-        off = (bias - 0.5 + uneven * ripple).clamp(-1, 1)  # pixels, about
-        wide, narrow = (max_pool2d(some.flatten(0, 1), 3, 1, 1).view_as(mask) for some in (mask, 1 - mask))
-        ragged = mask + off.clamp_min(0) * (wide - mask) - off.clamp_max(0).neg() * (mask - 1 + narrow)
-        is_cut = cut < 0.5
-        behind = torch.where(is_cut, scene, WHITES[0] + (WHITES[1] - WHITES[0]) * white)
-        photo = rgb - (1 - mask) * (1 - behind)
-        return torch.where(is_cut, photo * ragged + (1 - ragged), photo), torch.where(is_cut, ragged, mask)
+    Half are cut out of the colour behind them along a mask that is up to a pixel too wide or too narrow, here and
+    there; half stand before a white that is none. draws: as of `photographing`.
+    """
+    cut, white, bias, uneven, *waves = draws[..., 4:12, None, None, None].unbind(2)
+    scene = draws[..., 12:15, None, None]
+    axis = torch.linspace(0, 2 * math.pi, mask.shape[-1], device=mask.device)
+    across, down = (1 + 4 * waves[0]) * axis, (1 + 4 * waves[1]) * axis[:, None]
+    ripple = torch.sin(across + 2 * math.pi * waves[2]) * torch.sin(down + 2 * math.pi * waves[3])
+    off = (bias - 0.5 + uneven * ripple).clamp(-1, 1)  # pixels, about
+    wide, narrow = (max_pool2d(some.flatten(0, 1), 3, 1, 1).view_as(mask) for some in (mask, 1 - mask))
+    ragged = mask + off.clamp_min(0) * (wide - mask) - off.clamp_max(0).neg() * (mask - 1 + narrow)
+    is_cut = cut < 0.5
+    behind = torch.where(is_cut, scene, WHITES[0] + (WHITES[1] - WHITES[0]) * white)
+    photo = rgb - (1 - mask) * (1 - behind)
+    return torch.where(is_cut, photo * ragged + (1 - ragged), photo), torch.where(is_cut, ragged, mask)

@@ -139,7 +139,7 @@ class Misfits(NamedTuple):
     def __str__(self) -> str:
         lists = {"missing": self.missing, "unexpected": self.unexpected}
         lists["of another shape"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.shapes.items()]
-        lists["not of floating point"] = [f"{name} {got}" for name, (got, _) in self.kinds.items()]
+        lists["of another kind"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.kinds.items()]
         return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
 
 
@@ -163,7 +163,7 @@ def misfits(
         if came != shape and not (padded and came == shape + (1,) * (len(came) - len(shape))):
             found.shapes[name] = came, shape
         if not (kind == dtype if dtype else kind.is_floating_point):
-            found.kinds[name] = kind, dtype or "of floating-point numbers"
+            found.kinds[name] = kind, dtype or "floating-point numbers"
     return found
 
 
@@ -189,16 +189,16 @@ def listed(names: list[str], most: int = 20) -> str:
 def _check_file(path: Path) -> None:
     check_weights_name(path)
     if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
-        raise CheckpointError(f"{path} does not exist; check the path or download the weights again")
+        raise CheckpointError(f"{path} does not exist; check the path or get it again")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "a device or pipe"
         raise CheckpointError(f"{path} must be a file of weights, got {kind}; check the path")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; download or convert it again")
+        raise CheckpointError(f"{path} is empty; get it again")
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    advice = "it is damaged, cut short or another kind of file: download or convert it again"
+    advice = "it is damaged, cut short or another kind of file: get it again"
     return reading(path, advice, what="a file of weights", error=CheckpointError)
 
 

@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage import measure
 from torch import Tensor
-from torch.nn.functional import max_pool3d, pad
+from torch.nn.functional import max_pool2d, max_pool3d, pad
 
 from ..field.radiance import RadianceField
 from ..field.rendering import intersect_box, stratified_distances
@@ -170,40 +170,25 @@ def march(heights: Tensor, *, slab: int = SLAB, report: OnProgress = lambda shar
     """
     depth, height, width = heights.shape
     cells = depth + 1  # with one layer of nothing before and behind
-    vertices, faces = [], []
-    count = 0
-    edges = numbers = np.empty(0, np.int64)
+    vertices, faces, edges, count = [], [], [], 0
     for first in range(0, cells, slab):
         end = min(first + slab, cells)
         block = np.full((end - first + 1, height + 2, width + 2), -SPREAD, np.float32)  # nothing round the samples
         begin, stop = max(first - 1, 0), min(end, depth)
         block[begin - first + 1 : stop - first + 1, 1:-1, 1:-1] = heights[begin:stop].numpy()
-        if not (block.max() > 0 > block.min()):
-            edges = numbers = np.empty(0, np.int64)
-            continue
-        points, triangles, _, _ = measure.marching_cubes(block, 0.0, gradient_direction="ascent")
-        own = np.full(len(points), -1, np.int64)
-        shared = np.flatnonzero(points[:, 0] == 0)
-        if first and len(shared):
-            own[shared] = numbers[np.searchsorted(edges, _edges(points[shared]))]
-        new = own < 0
-        own[new] = count + np.arange(np.count_nonzero(new))
-        count += int(np.count_nonzero(new))
-        last = np.flatnonzero(points[:, 0] == block.shape[0] - 1)
-        keys = _edges(points[last])
-        order = np.argsort(keys)
-        edges, numbers = keys[order], own[last][order]
-        vertices.append(points[new] + np.array([first - 1, -1, -1], np.float32))
-        faces.append(own[triangles])
+        if block.max() > 0 > block.min():
+            points, triangles, _, _ = measure.marching_cubes(block, 0.0, gradient_direction="ascent")
+            below = np.floor(points)
+            x, y, z = (2 * below + (points != below)).astype(np.int64).T  # odd between samples, even on one
+            edges.append(((x + 2 * first) * 2**20 + y) * 2**20 + z)
+            vertices.append(points + np.array([first - 1, -1, -1], np.float32))
+            faces.append(triangles + count)
+            count += len(points)
         report(end / cells)
-    return torch.from_numpy(np.concatenate(vertices)), torch.from_numpy(np.concatenate(faces))
-
-
-def _edges(points: np.ndarray) -> np.ndarray:
-    """(N, 3) vertices in one layer -> (N,) a number for the edge of the lattice that each lies on."""
-    whole = np.floor(points[:, 1:]).astype(np.int64)
-    y, z = (2 * whole + (points[:, 1:] != whole)).T  # odd between samples, even on one
-    return np.asarray(y * 2**20 + z)
+    _, firsts, copies = np.unique(np.concatenate(edges), return_index=True, return_inverse=True)
+    kept = np.sort(firsts)
+    own = np.searchsorted(kept, firsts)[copies]
+    return torch.from_numpy(np.concatenate(vertices)[kept]), torch.from_numpy(own[np.concatenate(faces)])
 
 
 def large_pieces(vertices: Tensor, faces: Tensor, keep: float) -> tuple[Tensor, Tensor]:
@@ -249,8 +234,7 @@ def smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     across = across / across.norm(dim=-1).amax().clamp(min=1e-30)  # squares of tiny areas would vanish in float32
     normals = torch.zeros_like(vertices)
-    for corner in range(3):
-        normals.index_add_(0, faces[:, corner], across)
+    normals.index_add_(0, faces.T.reshape(-1), across.repeat(3, 1))
     length = normals.norm(dim=-1, keepdim=True)
     return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), normals.new_tensor([0.0, 1.0, 0.0]))
 
@@ -324,12 +308,9 @@ def clear(heights: Tensor, keep: float, pinhole: float) -> None:
     """
     side = max(heights.shape)
     step = -(-side // CLEARED)
-    layers = []
-    for part in heights.split(step):  # a cell is solid if any of its step³ samples is inside
-        inside = (part > 0).any(0)
-        inside = pad(inside, (0, -inside.shape[1] % step, 0, -inside.shape[0] % step))
-        layers.append(inside.unflatten(1, (-1, step)).any(2).unflatten(0, (-1, step)).any(1))
-    kept = large_parts(torch.stack(layers).numpy(), keep)
+    # a cell is solid if any of its step³ samples is inside
+    layers = [max_pool2d((part > 0).any(0)[None].float(), step, ceil_mode=True) for part in heights.split(step)]
+    kept = large_parts(torch.cat(layers).numpy() > 0, keep)
     reach = max(1, round(pinhole / 2 * side / step))
     margin = reach + 1  # so that all that lies outside is one piece, which holds the first cell
     free, _ = ndimage.label(~_grown(np.pad(kept, margin), reach))

@@ -139,7 +139,14 @@ def mesh_files(
     # process: merging vertices would part them from their colours
     solid = trimesh.Trimesh(vertices, faces, vertex_normals=bent, process=False)
     if kind == "glb":
-        _paint(solid, mesh, picture)
+        if mesh.uvs is not None and picture is not None:
+            material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
+            solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
+        else:  # floats: eight bits of linear light are too few for dark
+            solid.vertex_attributes["_COLOR"] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
+            if mesh.uvs is not None:
+                from_top = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=1)
+                solid.vertex_attributes["_UV"] = from_top.numpy(force=True)
         scene, export = trimesh.Scene(solid), trimesh.exchange.gltf.export_glb
         completed = partial(_completed, extras=dict(extras or {}))
         return {name: export(scene, include_normals=normals is not None, tree_postprocessor=completed)}
@@ -148,18 +155,6 @@ def mesh_files(
         text = trimesh.exchange.obj.export_obj(solid, include_normals=normals is not None, header=None)
         return {name: text.encode("utf-8")}
     return {name: solid.export(file_type=kind)}
-
-
-def _paint(solid: trimesh.Trimesh, mesh: MeshAsset, picture: Image.Image | None) -> None:
-    """Gives what becomes a GLB its texture, or colours as floats: eight bits of linear light are too few for dark."""
-    if mesh.uvs is not None and picture is not None:
-        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
-        solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
-        return
-    solid.vertex_attributes["_COLOR"] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
-    if mesh.uvs is not None:
-        from_top = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=1)
-        solid.vertex_attributes["_UV"] = from_top.numpy(force=True)
 
 
 def unsplit(mesh: MeshAsset) -> tuple[MeshAsset, Tensor]:

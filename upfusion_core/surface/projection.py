@@ -7,7 +7,7 @@ photos by least squares where two see the same, and two bands: low frequencies m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,17 +36,45 @@ CONTRARY = 0.1  # colours of two photos that scatter more do not show the same
 LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the photo
 
 
-@dataclass(frozen=True, eq=False)
 class _Projector:
-    """One photo, ready to be asked for the colours of points: picture and low band (3, H, W), depth and rise (S, S)."""
+    """One photo, ready to be asked for the colours of points.
 
-    camera: Cameras
-    picture: Tensor
-    low: Tensor
-    depth: Tensor
-    rise: Tensor
-    trust: float
-    gate: float = 1.0  # the share that it has beside the mesh's own colours, see _gates
+    low: (3, H, W), its low band without what is not the object. depth: (S, S), the mesh's. rise: (S, S), how far the
+    photo's weight has risen beside outlines. trust: by how well its outline fits. gate: the share that it has beside
+    the mesh's own colours, see _gates.
+    """
+
+    def __init__(self, mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | None) -> None:
+        self.camera, self.picture, self.gate = camera, photo, 1.0
+        samples = min(BUFFER, max(photo.shape[1:]))
+        depth = torch.full((samples, samples), torch.inf)
+        for group in mesh.faces.split(FACES // 4):  # a rasteriser holds all the fragments that it looks at
+            no_uvs, no_texture = torch.zeros(len(mesh.vertices), 2), torch.full((len(group),), -1)
+            bare = Surface(mesh.vertices, group, mesh.vertex_colors, no_uvs, (), no_texture)
+            seen = rasterise(bare, camera, samples, supersampling=1)
+            depth = torch.minimum(depth, seen.depth[0, 0].where(seen.opacity[0, 0] > 0, torch.inf))
+        footprint = 2 * depth / (float(camera.focal.min()) * samples)
+        bends = torch.zeros_like(depth, dtype=torch.bool)
+        for axis in (0, 1):
+            second = (depth.roll(1, axis) + depth.roll(-1, axis) - 2 * depth).abs()
+            bends |= ~(second < 4 * footprint)  # infinite beside the outline, and NaN outside
+        inside = depth < torch.inf
+        self.trust = 1.0
+        if mask is not None:
+            small = interpolate(unit_range(mask).float()[None, None], (samples, samples), mode="area")[0, 0]
+            union = torch.maximum(small, inside.float()).sum()
+            fit = float(torch.minimum(small, inside.float()).sum() / union.clamp_min(1e-6))
+            self.trust = float(np.clip((fit - 0.7) / 0.2, 0.05, 1.0))
+            bends |= small < 0.95  # half of the background is in a pixel of the outline
+            inside &= small >= 0.5
+        bends[[0, -1]] = bends[:, [0, -1]] = True
+        rise = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float() / (BORDER * samples)
+        share = _blurred(interpolate(inside.float()[None, None], (LOW, LOW), mode="area")).clamp_min(1e-3)
+        parts = []
+        for channel in photo:  # one at a time: a photo of 12 megapixels is never a float tensor as a whole
+            small = interpolate(unit_range(channel).float()[None, None], (samples, samples), mode="area") * inside
+            parts.append(_blurred(interpolate(small, (LOW, LOW), mode="area")) / share)
+        self.low, self.depth, self.rise = torch.cat(parts, dim=1)[0], depth, rise.clamp(0, 1) ** 2
 
     def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(M, 3) points and normals -> low band and detail (M, 3), weight, 0 where nothing is seen, and rise (M,)."""
@@ -88,11 +116,6 @@ def project_photos(
         InputError: photos, cameras and masks are not as many, or nothing of the mesh is seen.
     """
     check_count("size", size, 64, 8192)
-    if len(photos) != len(cameras) or not len(photos):
-        found = f"{len(photos)} photos, {len(cameras)} cameras"
-        raise InputError(f"project_photos needs a camera for each photo, got {found}")
-    if masks is not None and len(masks) != len(photos):
-        raise InputError(f"project_photos needs a mask for each photo, got {len(photos)} photos, {len(masks)} masks")
     GivenViews(photos, cameras, masks)  # says what is wrong with any of them
     told: list[Tensor] = []
 
@@ -103,10 +126,11 @@ def project_photos(
     mesh = _unwrapped(mesh, size, lambda share: report(0.2 * share))
     views = []
     for index, photo in enumerate(photos):
-        views.append(_projector(mesh, photo, cameras[index], None if masks is None else masks[index]))
+        views.append(_Projector(mesh, photo, cameras[index], None if masks is None else masks[index]))
         report(0.2 + 0.2 * (index + 1) / len(photos))
     levels, floor, gates = _levels(mesh, views)
-    views = [replace(view, trust=view.trust * gate, gate=gate) for view, gate in zip(views, gates, strict=True)]
+    for view, gate in zip(views, gates, strict=True):
+        view.gate, view.trust = gate, view.trust * gate
     texture = torch.zeros(3, size * size)
     covered = torch.zeros(size * size, dtype=torch.bool)
     told.append(texture.view(3, size, size))
@@ -150,40 +174,6 @@ def _surface(mesh: MeshAsset, size: int, most: int = AT_ONCE) -> Iterator[tuple[
             yield texel, points, normalize(normals, dim=-1), own, (start + int(face[-1]) + 1) / len(mesh.faces)
 
 
-def _projector(mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | None) -> _Projector:
-    """The photo's depth buffer, its low band without what is not the object, and how far its weight has risen."""
-    samples = min(BUFFER, max(photo.shape[1:]))
-    depth = torch.full((samples, samples), torch.inf)
-    for group in mesh.faces.split(FACES // 4):  # a rasteriser holds all the fragments that it looks at
-        no_uvs, no_texture = torch.zeros(len(mesh.vertices), 2), torch.full((len(group),), -1)
-        bare = Surface(mesh.vertices, group, mesh.vertex_colors, no_uvs, (), no_texture)
-        seen = rasterise(bare, camera, samples, supersampling=1)
-        depth = torch.minimum(depth, seen.depth[0, 0].where(seen.opacity[0, 0] > 0, torch.inf))
-    footprint = 2 * depth / (float(camera.focal.min()) * samples)
-    bends = torch.zeros_like(depth, dtype=torch.bool)
-    for axis in (0, 1):
-        second = (depth.roll(1, axis) + depth.roll(-1, axis) - 2 * depth).abs()
-        bends |= ~(second < 4 * footprint)  # infinite beside the outline, and NaN outside
-    inside = depth < torch.inf
-    trust = 1.0
-    if mask is not None:
-        small = interpolate(unit_range(mask).float()[None, None], (samples, samples), mode="area")[0, 0]
-        union = torch.maximum(small, inside.float()).sum()
-        fit = float(torch.minimum(small, inside.float()).sum() / union.clamp_min(1e-6))
-        trust = float(np.clip((fit - 0.7) / 0.2, 0.05, 1.0))
-        bends |= small < 0.95  # half of the background is in a pixel of the outline
-        inside &= small >= 0.5
-    bends[[0, -1]] = bends[:, [0, -1]] = True
-    rise = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float() / (BORDER * samples)
-    share = _blurred(interpolate(inside.float()[None, None], (LOW, LOW), mode="area")).clamp_min(1e-3)
-    parts = []
-    for channel in photo:  # one at a time: a photo of 12 megapixels is never a float tensor as a whole
-        small = interpolate(unit_range(channel).float()[None, None], (samples, samples), mode="area") * inside
-        parts.append(_blurred(interpolate(small, (LOW, LOW), mode="area")) / share)
-    low = torch.cat(parts, dim=1)
-    return _Projector(camera, photo, low[0], depth, rise.clamp(0, 1) ** 2, trust)
-
-
 def _blurred(values: Tensor) -> Tensor:
     for _ in range(3):
         values = avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
@@ -197,7 +187,7 @@ def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
     height, width = picture.shape[1:]
     x, y = ((place + 1) * place.new_tensor([width, height]) / 2 - 0.5).unbind(-1)
     found = torch.zeros(len(place), len(picture))
-    for column in (x.floor(), x.floor() + 1):  # see _projector
+    for column in (x.floor(), x.floor() + 1):  # see _Projector
         for row in (y.floor(), y.floor() + 1):
             corner = picture[:, row.long().clamp(0, height - 1), column.long().clamp(0, width - 1)]
             found += corner.T.float() * ((1 - (x - column).abs()) * (1 - (y - row).abs()))[:, None]

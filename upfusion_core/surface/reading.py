@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
-from PIL import Image
 from torch import Tensor
 from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
@@ -100,7 +99,8 @@ def _joined(parts: list[Part], label: str, *, linear: bool) -> Surface:
         image, clear = part.image, part.cutoff is not None
         if image is not None and id(image) not in pictures:
             check_picture(image, label)
-            pictures[id(image)] = _picture(image, label)
+            # (4, H, W); what is transparent keeps its hidden colour
+            pictures[id(image)] = _unit(rgba(image, label)).permute(2, 0, 1).contiguous()
         if clear and part.colors[:, 3].min() == 1:  # what is said to be transparent often is not
             clear = image is not None and bool(pictures[id(image)][3].min() < 1)
         key = (id(image), part.sampler, clear)
@@ -166,11 +166,6 @@ def _parts(path: Path, companions: _Companions) -> Iterator[Part]:
             colors[:, :3] *= _unit(np.asarray(vertex_colors)[:, :3])
         faces = torch.from_numpy(np.array(mesh.faces, dtype=np.int64))
         yield Part(vertices, faces, colors, uvs, image)
-
-
-def _picture(image: Image.Image, label: str) -> Tensor:
-    """(4, H, W) in [0, 1], with alpha; what is transparent keeps its hidden colour."""
-    return _unit(rgba(image, label)).permute(2, 0, 1).contiguous()
 
 
 def _unit(values: np.ndarray) -> Tensor:

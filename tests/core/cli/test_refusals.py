@@ -60,7 +60,7 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         (TRAIN + "--data {F}/z", "none of 1 objects could be read"),
         (TRAIN + "--data procedural --init {F}/other.pth", "must hold UpSRT"),
         (TRAIN + "--data procedural --init {long}", "--init must be"),
-        ("mesh {F}/none.safetensors -o a.glb", "is not a file"),
+        ("mesh {F}/none.safetensors -o a.glb", "does not exist"),
         ("info mini -o {long}", "one of 300 letters"),
     ],
 )

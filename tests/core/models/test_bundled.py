@@ -9,7 +9,7 @@ from command_runs import done
 from refusals import unfit
 
 from upfusion_core import UpFusion, convert
-from upfusion_core.models.checkpoint import FACTS_KEY, describe, open_checkpoint, recommended_guidance, weights_path
+from upfusion_core.models.checkpoint import FACTS_KEY, open_checkpoint, recommended_guidance, weights_path
 from upfusion_core.support import files
 from upfusion_core.support.weights import read_metadata, read_weights
 
@@ -36,7 +36,7 @@ def test_facts_and_guidance(tiny_bundle: Path, tmp_path: Path, small_weights: Pa
     facts = {"trained_on": "nothing: random weights", "steps": {"encoder": 0}}
     assert open_checkpoint("mini").facts == facts
     convert("mini", tmp_path / "copy.safetensors", dtype=torch.float32)
-    assert describe(tmp_path / "copy.safetensors").facts == facts
+    assert open_checkpoint(tmp_path / "copy.safetensors").facts == facts
     convert("mini", tmp_path / "other.safetensors", facts={"trained_on": "cups"})
     assert open_checkpoint(tmp_path / "other.safetensors").facts == {"trained_on": "cups"}
     assert open_checkpoint(tmp_path / "other.safetensors").model_id == open_checkpoint("mini").model_id

@@ -8,7 +8,7 @@ from refusals import unfit
 from safetensors.torch import save_file
 from torch import Tensor
 
-from upfusion_core.models.checkpoint import describe, load_networks, load_text_encoder, open_checkpoint
+from upfusion_core.models.checkpoint import load_networks, load_text_encoder, open_checkpoint
 from upfusion_core.models.stable_diffusion import encode_tokens, tokenize
 from upfusion_core.support.errors import CheckpointError
 from upfusion_core.support.weights import read_weights
@@ -143,9 +143,12 @@ def test_the_text_encoder_and_half_of_one(small_weights: Path, folder: Path) -> 
     # a causal encoder: the first state knows only the first token, so by hand it follows from one token alone
     alone = encoder(tokens[:, :1]).last_hidden_state
     assert worst(states[:, :1], alone.float()) < 1e-5
-    info = describe(small_weights)
-    assert (info.layout, info.text, info.parts["ControlNet"].tensors) == ("folder", "a text encoder", 326)
-    assert info.parts["UNet"].bytes == 4 * info.parts["UNet"].parameters
+    assert (checkpoint.layout, checkpoint.text(), checkpoint.parts()["ControlNet"].tensors) == (
+        "folder",
+        "a text encoder",
+        326,
+    )
+    assert checkpoint.parts()["UNet"].bytes == 4 * checkpoint.parts()["UNet"].parameters
     path, clip = folder / "upfusion2d.pt", "cond_stage_model__transformer__text_model__final_layer_norm__weight"
     change(path, **{clip: None})
     unfit(r"1 missing: \S*final_layer_norm.weight", open_checkpoint, folder)
@@ -153,7 +156,7 @@ def test_the_text_encoder_and_half_of_one(small_weights: Path, folder: Path) -> 
     torch.save({"model_state_dict": kept}, path)
     checkpoint = open_checkpoint(folder)
     assert not checkpoint.has_text_encoder
-    assert describe(folder).text.startswith("none")
+    assert checkpoint.text().startswith("none")
     unfit("no text encoder", load_text_encoder, checkpoint)
     change(path, text_embeddings__default=torch.zeros(77, 48))
     unfit(r"1 missing: \S*text_embeddings.empty", open_checkpoint, folder)

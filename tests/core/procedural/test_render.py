@@ -57,7 +57,7 @@ def views_of(cameras: Cameras, count: int = 1) -> tuple[Tensor, Tensor]:
 
 def traced(objects: Objects, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """rgb (B, R, 3) over white, opacity and depth (B, R, 1) of rays (B, R, 3) from origins (B, 3)."""
-    seen = trace_rays(Tables.of(objects), torch.arange(len(objects)), origins, directions)
+    seen = trace_rays(Tables(objects), torch.arange(len(objects)), origins, directions)
     seen = seen.unflatten(1, directions.shape[:2]).permute(1, 2, 0)
     return seen[..., :3] + (1 - seen[..., 3:4]), seen[..., 3:4], seen[..., 4:]
 

@@ -13,7 +13,15 @@ from upfusion_core.geometry import camera_rays, orbit_cameras, project
 from upfusion_core.procedural import Objects, ProceduralObjects, draw_objects, render_views, signed_distance
 from upfusion_core.procedural.shapes import ALONE, BOX, ELLIPSOID, Staging
 from upfusion_core.procedural.sketch import about
-from upfusion_core.procedural.staging import FOCALS, FRAME_RADIUS, OFF_CENTER, PHOTO_COLUMNS, WHITES, Photographs
+from upfusion_core.procedural.staging import (
+    FOCALS,
+    FRAME_RADIUS,
+    OFF_CENTER,
+    PHOTO_COLUMNS,
+    WHITES,
+    developed,
+    photographing,
+)
 from upfusion_core.types import Cameras
 
 SHIFT = torch.tensor([[0.02, -0.01, 0.03]])
@@ -84,7 +92,7 @@ def test_photos_of_a_ball_fill_their_frames_by_hand() -> None:
     """A ball of radius r at distance d is seen with the radius r·f / sqrt(d² - r²); 1 is the frame's border."""
     cameras = orbit_cameras([0.0, 50.0, 100.0], 22.5)
     draws = torch.rand(1, 3, PHOTO_COLUMNS, generator=torch.Generator().manual_seed(0))
-    taken = Photographs(staging(shift=SHIFT / 2), draws, 1).cameras(cameras.camera_to_world[None])
+    taken = photographing(cameras.camera_to_world[None], staging(shift=SHIFT / 2), draws, 1)
     true = Cameras(*(x[0] for x in taken))
     distance, focal = true.centers.norm(dim=-1), true.focal[:, 0]
     assert ((focal > FOCALS[0]) & (focal < FOCALS[1])).all()
@@ -118,7 +126,7 @@ def test_photos_are_cut_out_or_greyish_and_other_views_clean() -> None:
     rgb[..., 2:7, 2:7], mask[..., 2:7, 2:7] = 0.25, 1
     draws = torch.rand(1, 2, PHOTO_COLUMNS, generator=torch.Generator().manual_seed(1))
     draws[0, :, 4] = torch.tensor([0.2, 0.8])
-    photo, ragged = Photographs(staging(), draws, 0).developed(rgb, mask)
+    photo, ragged = developed(rgb, mask, draws)
     wide, narrow = (max_pool2d(each, 3, 1, 1)[0, 0] for each in (mask[0, :1], 1 - mask[0, :1]))
     assert (photo[0, 0][:, wide == 0] == 1).all()
     assert torch.allclose(photo[0, 0][:, narrow == 0], torch.tensor(0.25))

@@ -11,7 +11,7 @@ from tiny_training import tiny_config
 
 from upfusion_core import UpFusion
 from upfusion_core.cli import datasets as command
-from upfusion_core.models.checkpoint import describe
+from upfusion_core.models.checkpoint import open_checkpoint
 
 
 def weights(folder: Path) -> bytes:
@@ -46,7 +46,7 @@ def test_a_run_in_two_stretches_is_one_run(common: tuple, tmp_path: Path) -> Non
     run = read_run(parts)
     assert (run["status"], run["step"]) == ("finished", 3)
     assert run["settings"]["config"]["curriculum"] == [1, 2]
-    assert describe(parts / "model.safetensors").config == tiny_config().model
+    assert open_checkpoint(parts / "model.safetensors").config == tiny_config().model
     assert "finished already" in done("train", "-o", parts, "--resume", "--device", "cpu")
 
 
