@@ -69,18 +69,31 @@ def gray_profile(gamma: float) -> bytes:
     return _profile(b"GRAY", {b"kTRC": b"curv" + struct.pack(">IIHH", 0, 1, round(gamma * 256), 0)})
 
 
-def cmyk_profile() -> bytes:
-    """A printer whose INKS have INK_COLORS, by a table of 16-bit L*a*b*."""
-    srgb = INK_COLORS / 255
-    light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    ratio = light @ SRGB.T / WHITE
+def _lab_profile(space: bytes, kind: bytes, linear: np.ndarray, side: int) -> bytes:
+    """By a table of 16-bit L*a*b*, `side` nodes along each channel, the last of which changes fastest; (N, 3) XYZ."""
+    channels = round(np.log(len(linear)) / np.log(side))
+    ratio = linear / WHITE
     root = np.where(ratio > 216 / 24389, np.cbrt(ratio), (24389 / 27 * ratio + 16) / 116)
     lab = [116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])]
     nodes = np.stack([lab[0] * 652.8, (lab[1] + 128) * 256, (lab[2] + 128) * 256], 1)
-    numbers = [0, 65535] * 4 + nodes.round().astype(int).ravel().tolist() + [0, 65535] * 3
+    numbers = [0, 65535] * channels + nodes.round().clip(0, 65535).astype(int).ravel().tolist() + [0, 65535] * 3
     identity = struct.pack(">9i", *(np.eye(3).ravel() * 65536).astype(int))
-    table = b"mft2" + bytes(4) + bytes([4, 3, 2, 0]) + identity + struct.pack(">HH", 2, 2)
-    return _profile(b"CMYK", {b"A2B0": table + struct.pack(f">{len(numbers)}H", *numbers)}, b"prtr", b"Lab ")
+    table = b"mft2" + bytes(4) + bytes([channels, 3, side, 0]) + identity + struct.pack(">HH", 2, 2)
+    return _profile(space, {b"A2B0": table + struct.pack(f">{len(numbers)}H", *numbers)}, kind, b"Lab ")
+
+
+def cmyk_profile() -> bytes:
+    """A printer whose INKS have INK_COLORS."""
+    srgb = INK_COLORS / 255
+    light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return _lab_profile(b"CMYK", b"prtr", light @ SRGB.T, 2)
+
+
+def scanner_profile(space: str, side: int = 33) -> bytes:
+    """The colours of a space by a table instead of its matrix."""
+    matrix, gamma = SPACES[space]
+    values = np.indices((side, side, side)).reshape(3, -1).T / (side - 1)
+    return _lab_profile(b"RGB ", b"scnr", values**gamma @ matrix.T, side)
 
 
 def png16(path: Path, values: np.ndarray, transparent: tuple[int, ...]) -> None:

@@ -34,6 +34,7 @@ _SAMPLE = 2_000_000  # pixels that suffice to find the values of a mask
 _AREAS = ((8, 0, 0.001, 0, 0), (64, 0, 0.01, 3, 3), (math.inf, 8, 0.005, 8, 32))
 """By how many values a mask holds at most: by how much the flat ground of an area may vary, the least share of the
 picture it takes, and how far (of 255) values may be to be of the area, and to be like it."""
+_BESIDE = 12  # levels of 255 between a value and those between two others, from which on it is a third
 _LUMA = (0.299, 0.587, 0.114)  # by which one colour is brighter than another
 _EDGES = (192, 48, 16)  # pixels a side at which outlines and edges are compared
 
@@ -183,7 +184,11 @@ def _classes(values: Tensor) -> tuple[list[list[float]], bool]:
     flat = code[1:-1, 1:-1][spread <= vary].numpy()
     areas = np.bincount(np.searchsorted(codes, flat), minlength=len(codes))
     if vary == 0:
-        areas = np.where(counts >= (1 if len(codes) == 2 else 0.1 * code.numel()), counts, areas)
+        ends = colors[counts.argsort()[-2:]]  # what lies not between them is no step from one to the other
+        way = ends[-1] - ends[0]
+        along = ((colors - ends[0]) @ way / max(way @ way, 1)).clip(0, 1)
+        beside = np.abs(ends[0] + along[:, None] * way - colors).max(axis=1) > _BESIDE
+        areas = np.where(beside | (counts >= (1 if len(codes) == 2 else 0.1 * code.numel())), counts, areas)
     found: list[list[float]] = []
     left, known = areas.copy(), 0
     while left.max() > 0 and len(found) < _AREAS[1][0]:

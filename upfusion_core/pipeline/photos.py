@@ -293,6 +293,8 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
 
 def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
     found = pixels(image, label, is_mask=True)
+    if found.dtype != np.uint8 and found.max() <= 255 / 65535:  # numbers of classes in 16 bits
+        found = np.rint(65535 * found).astype(np.uint8)
     if len(found) in (2, 4) and found[-1].min() < (255 if found.dtype == np.uint8 else 1):
         return np.ascontiguousarray(found[-1:])
     if len(found) < 3:

@@ -245,16 +245,20 @@ def _to_srgb(image: Image.Image, label: str) -> ImageCms.ImageCmsTransform | Non
         if not fits.get(kind, lab):
             raise ValueError(f"it is for {kind}, the picture holds {image.mode}")
         mode = kind if kind != "GRAY" else "I;16" if wide else "L"
-        relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        quick = mode in ("L", "RGB")  # and exact; for others tables are made that are up to 10 levels off
-        flags = ImageCms.Flags.NONE if quick else ImageCms.Flags.NOOPTIMIZE
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", relative, flags)
-        if quick:  # sRGB under any name: such a picture is left as it is, to the bit
-            levels = np.arange(256)[None] if mode == "L" else np.indices((6, 6, 6)).reshape(3, 1, -1).T * 51
-            found = np.asarray(transform.apply(Image.fromarray(levels.astype(np.uint8)))).astype(int)
-            if np.abs(found - levels.reshape(*found.shape[:2], -1)).max() <= 1:
-                return None
-        return transform
+        relative, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags
+        exact, quick = (  # quick by tables, up to 20 levels off for most but matrices with curves
+            ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", relative, how)
+            for how in (flags.NOOPTIMIZE, flags.NONE)
+        )
+        if mode in ("L", "RGB"):
+            levels = np.arange(256)[None] if mode == "L" else np.indices((16, 16, 16)).reshape(3, 1, -1).T * 17
+            given = Image.fromarray(levels.astype(np.uint8))
+            wanted, found = (np.asarray(each.apply(given)).astype(int) for each in (exact, quick))
+            if np.abs(wanted - levels.reshape(*wanted.shape[:2], -1)).max() <= 1:
+                return None  # sRGB under any name: such a picture is left as it is, to the bit
+            if np.abs(wanted - found).max() <= 1:
+                return quick
+        return exact
     except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())[:100]
         message = f"{label} has a colour profile that cannot be used ({why}); its colours are taken as sRGB"

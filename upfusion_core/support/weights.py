@@ -33,7 +33,8 @@ _WRAPPER = re.compile(r"(module\.|model\.(?!diffusion_model\.))+")
 _EMA = re.compile(r"(^|[._])ema([._]|$)")
 # what Lightning saves beside its tensors; nothing of it is imported, an `_Inert` stands in its place
 _TRAINER = re.compile(
-    r"(pytorch_|)lightning(_fabric|)\..*|argparse\.Namespace|numpy\.(dtype.*|_?core\.multiarray\.scalar)"
+    r"((pytorch_|)lightning(_fabric|)|omegaconf|pathlib|typing)\..*|argparse\.Namespace"
+    r"|numpy\.(ndarray|dtype.*|_?core\.multiarray\.(scalar|_reconstruct))"
 )
 
 

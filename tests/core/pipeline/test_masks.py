@@ -17,7 +17,7 @@ from upfusion_core.pipeline.photos import read_mask, read_photo, unit_range
 
 SIDE = 96
 DOWN, ACROSS = np.indices((SIDE, SIDE)) + 0.5
-DISC, SPOT, RING = (np.hypot(DOWN - 40, ACROSS - 52) < radius for radius in (30, 15, 37))
+DISC, SPOT, THIN, RING = (np.hypot(DOWN - 40, ACROSS - 52) < radius for radius in (30, 15, 31, 37))
 NOISE = np.random.RandomState(0).randint(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
 Color = int | tuple[int, ...]
 Made = Callable[[], object]
@@ -146,7 +146,9 @@ def test_a_border_of_both_leaves_it_to_the_brighter(
         (lambda: painted(0, (DISC, 255), (SPOT, 128)), "must hold two values, .* got 0, 128, 255; paint the object"),
         (lambda: jpeg(painted(0, (DISC, 255), (SPOT, 128))), "got 0, 128, 255;"),
         (lambda: painted(0, (DISC, 1), (SPOT, 2)), "got 0, 1, 2;"),
+        (lambda: Image.fromarray((DISC + 1 * SPOT).astype(np.uint16)), "got 0, 1, 2;"),
         (lambda: painted(0, (RING, 255), (DISC, 1)), "got 0, 1, 255;"),  # 255 is the border of classes in VOC
+        (lambda: painted(0, (THIN, 255), (DISC, 15)), "got 0, 15, 255;"),  # however thin it is
         (lambda: Image.fromarray(NOISE[..., 0] // 86), "got 0, 1, 2;"),
         (lambda: Image.fromarray((DOWN // 8).astype(np.uint8)), "got 0, 1, 2, 3, 4, 5, 6, 7 and 4 more"),
         (

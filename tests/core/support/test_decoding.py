@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from icc import encoded, gray_profile, meant, rgb_profile
+from icc import encoded, gray_profile, meant, rgb_profile, scanner_profile
 from PIL import Image, features
 from refusals import unusable
 
@@ -36,6 +36,19 @@ def test_grey_profiles_in_sixteen_bits(gamma: float, tmp_path: Path) -> None:
     for name, grey in (("a.png", values), ("a.tiff", (values / 65535).astype(np.float32))):
         Image.fromarray(grey).save(tmp_path / name, icc_profile=gray_profile(gamma))
         assert off(read(tmp_path / name), truth) <= 1
+
+
+def test_profiles_for_which_quick_tables_are_too_rough(tmp_path: Path) -> None:
+    """Linear grey, of which 1 of 255 is 12.71 as sRGB, and colours by a table, as scanners have them."""
+    grey = np.arange(256, dtype=np.uint8)[None]
+    assert round(float(255 * encoded(grey / 255)[0, 1]), 2) == 12.71
+    light = np.random.RandomState(1).randint(80, 176, (40, 50, 3), dtype=np.uint8)
+    for values, profile, truth in (
+        (grey, gray_profile(1.0), encoded(grey / 255)[..., None]),
+        (light, scanner_profile("adobe"), meant(light / 255, "adobe")),
+    ):
+        Image.fromarray(values).save(tmp_path / "a.png", icc_profile=profile)
+        assert off(read(tmp_path / "a.png"), 255 * truth) <= 1.5
 
 
 def test_profiles_that_cannot_be_used(tmp_path: Path) -> None:

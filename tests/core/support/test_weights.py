@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,8 @@ def test_checkpoints_of_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     module.Hook = type("Hook", (), {"__module__": module.__name__})
     hook = module.Hook()
     hook.best = np.float32(3)
-    content = {"state_dict": {"model.a": torch.ones(2)}, "callbacks": {module.Hook: hook}, "hparams": Namespace(rate=1)}
+    content = {"state_dict": {"model.a": torch.ones(2)}, "callbacks": {module.Hook: hook}}
+    content["hparams"] = Namespace(rate=1, folder=tmp_path, numbers=np.arange(2), of=Any)  # omegaconf names types
     content["ema"] = {"a": torch.zeros(2)}
     torch.save(content, tmp_path / "a.ckpt")
     monkeypatch.delitem(sys.modules, module.__name__)
