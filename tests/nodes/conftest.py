@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for the helpers beside the tests, see tests/conftest.py
 
@@ -111,19 +111,6 @@ def lines(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     shown: list[str] = []
     monkeypatch.setattr(pack("nodes.host"), "send_line", shown.append)
     return shown
-
-
-@pytest.fixture
-def shown(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The pictures that nodes show, instead of files in ComfyUI's temporary folder."""
-    pictures: list[Tensor] = []
-
-    def preview(image: Tensor, cls: object = None) -> SimpleNamespace:
-        pictures.append(image)
-        return SimpleNamespace(as_dict=lambda: {"images": ["a file"]})
-
-    monkeypatch.setattr(pack("nodes.views"), "ui", SimpleNamespace(PreviewImage=preview))
-    return pictures
 
 
 @pytest.fixture

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from small_models import Run, refused
+from small_models import Pack, Run, refused
 
-pytestmark = pytest.mark.usefixtures("lines", "shown")
+pytestmark = pytest.mark.usefixtures("lines")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
+    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
+    for name in ("progress_hook", "check_interrupted"):
+        monkeypatch.setattr(pack("nodes.host"), name, lambda *_: lambda *_: None)
 
 
 def dots(column: int) -> Image.Image:

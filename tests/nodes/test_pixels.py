@@ -2,18 +2,25 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from small_models import Run, refused
+from small_models import Pack, Run, refused
 from torch import Tensor, nn
 
-pytestmark = pytest.mark.usefixtures("lines", "shown", "types")
-
 SIZE = 96
+
+
+@pytest.fixture(autouse=True)
+def _quiet(pack: Pack, types: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("views", "field", "pixels"):
+        monkeypatch.setattr(pack(f"nodes.{name}"), "progress_hook", lambda _: lambda *_: None, raising=False)
+    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
+    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
+    monkeypatch.setattr(pack("nodes.host"), "send_line", lambda text: None)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,9 @@ def test_cameras_of_a_file_become_those_of_the_squares(
     refused("must stay inside", run_node, "UpFusionLoadCameras", views=views, photos=names)
 
 
-def test_depth_anything_cameras(run_node: Run, cameras: Any, photos: tuple[Tensor, Tensor], core: ModuleType) -> None:
+def test_cameras_of_depth_anything(
+    run_node: Run, cameras: Any, photos: tuple[Tensor, Tensor], core: ModuleType
+) -> None:
     """In another world, four times as large; pixels of another size than the pictures'."""
     moved = torch.diag(torch.tensor([4.0, 4, 4, 1])) @ cameras.camera_to_world
     moved[:, :3, :3] /= 4
@@ -77,8 +86,9 @@ def test_photos_on_a_centred_mesh(
 ) -> None:
     mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
     squares = core.KnownCameras.of_photos(cameras, [(SIZE, SIZE)] * 3).of_squares(views.sources).cameras
-    given = {"cameras": squares, "placement": placement}
-    painted, _ = run_node("UpFusionProjectPhotos", mesh=mesh, views=views, texture_size=64, **given)
+    painted, _ = run_node(
+        "UpFusionProjectPhotos", mesh=mesh, views=views, texture_size=64, cameras=squares, placement=placement
+    )
     assert painted.texture.shape == (1, 64, 64, 3)
     low, high = painted.vertices[0].aminmax(dim=0)
     torch.testing.assert_close((high - low).max(), torch.tensor(1.0))  # where it was

@@ -7,14 +7,27 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import Run, refused
+from small_models import Pack, Run, refused
 from torch import Tensor
 
 from upfusion_core import prepare_views
 
-pytestmark = pytest.mark.usefixtures("lines", "shown")
+pytestmark = pytest.mark.usefixtures("lines")
 PREPARE, EXAMPLE = "UpFusionPrepareViews", "UpFusionExampleViews"
 SMALL, WIDE = (64, 64, (16, 48, 16, 48)), (60, 80, (20, 40, 30, 50))
+
+
+@pytest.fixture(autouse=True)
+def shown(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The pictures that nodes show, instead of files in ComfyUI's temporary folder."""
+    pictures: list[Tensor] = []
+
+    def preview(image: Tensor, cls: object = None) -> SimpleNamespace:
+        pictures.append(image)
+        return SimpleNamespace(as_dict=lambda: {"images": ["a file"]})
+
+    monkeypatch.setattr(pack("nodes.views"), "ui", SimpleNamespace(PreviewImage=preview))
+    return pictures
 
 
 def square(height: int, width: int, box: tuple[int, int, int, int], alpha: bool = False) -> tuple[Tensor, Tensor]:
@@ -60,7 +73,9 @@ def test_batches_and_masks_of_other_kinds(run_node: Run) -> None:
     assert torch.equal(mask, copies[1])
 
 
-def test_the_border_tells_which_side_is_the_object(run_node: Run, shown: list[Tensor], lines: list[str]) -> None:
+def test_the_border_tells_which_side_of_a_mask_is_the_object(
+    run_node: Run, shown: list[Tensor], lines: list[str]
+) -> None:
     """Load Image's mask is 1 where a picture is transparent, MaskEditor's and Remove Background's on the object."""
     (image, mask), (wide, wide_mask) = square(*SMALL), square(*WIDE)
     half = torch.arange(64)[None, :, None].lt(32).expand(1, 64, 64).float()
@@ -92,7 +107,9 @@ def test_invert_mask_guesses_nothing(run_node: Run, lines: list[str]) -> None:
     refused("mask of photo 1 must hold two values, .* got 0, 0.5, 1", prepared, run_node, [image], [three])
 
 
-def test_a_photo_not_on_white_goes_on_and_is_marked(run_node: Run, shown: list[Tensor], lines: list[str]) -> None:
+def test_a_photo_that_is_not_on_white_goes_on_and_is_marked(
+    run_node: Run, shown: list[Tensor], lines: list[str]
+) -> None:
     (image, mask), (clear, _) = square(*SMALL), square(*SMALL, alpha=True)
     white = torch.where(mask[..., None] > 0, image, torch.ones(1))
     images, masks = prepared(run_node, [image, white, clear], [])
@@ -100,10 +117,12 @@ def test_a_photo_not_on_white_goes_on_and_is_marked(run_node: Run, shown: list[T
     assert torch.equal(shown[-1][1:], images[1:])
     assert torch.equal(shown[-1][0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
     assert (shown[-1][0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
-    told = "no mask and no alpha, and its border is not white (its median is 0, 0, 255 of 255): all that is"
+    told = (
+        "no mask and no alpha, and its border is not white (its median is 0, 0, 255 of 255): all that is not white is "
+    )
     assert lines[-1].splitlines() == [
-        f"photo 1: {told} not white is taken as the object; connect Load Image's mask, where its transparency is, or a "
-        "mask of the object, or bg_removal_model",
+        f"photo 1: {told}taken as the object; connect Load Image's mask, where its transparency is, or a mask of the "
+        "object, or bg_removal_model",
         "photo 2: on white, the object is what is not",
         "photo 3: its transparency",
     ]
@@ -138,8 +157,9 @@ def test_lists_batches_and_sockets_are_alike(run_node: Run, node_classes: dict[s
         assert torch.equal(together[1], apart[1])
     batches = [torch.cat([images[0], images[2]]), images[1]]
     assert len(run_node(PREPARE, images={"image0": batches}, **options)[0]) == 3
-    words, sockets = "margin must be one value, got a list of 2", {"image0": batches}
-    refused(words, run_node, PREPARE, images=sockets, margin=[1.0, 2.0])
+    refused(
+        "margin must be one value, got a list of 2", run_node, PREPARE, images={"image0": batches}, margin=[1.0, 2.0]
+    )
 
 
 def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lines: list[str]) -> None:
@@ -160,7 +180,10 @@ def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
         ({"masks": {"mask0": torch.zeros(2, 64, 64)}}, "image0 holds 1 photos, but its mask0 holds 2 masks"),
         ({"masks": {"mask1": torch.zeros(1, 64, 64)}}, "mask1 belongs to image1, but that is not connected"),
         ({"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True}, "got 1 everywhere; turn invert_mask off"),
-        ({"images.image6": torch.zeros(1, 64, 64, 3)}, "6 sockets of photos, image0 to image5, .* got images.image6"),
+        (
+            {"images.image6": torch.zeros(1, 64, 64, 3)},
+            "are 6 sockets of photos, image0 to image5, .* got images.image6",
+        ),
         ({"masks": {"mask0": torch.eye(32, 64)[None]}}, "must have the photo's size, 64 x 64"),
         ({"images": {"image": torch.zeros(1, 64, 64, 3)}}, "must be named such as image0 or mask0, got 'image'"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)}}, "got torch.uint8 from 255 to 255"),

@@ -129,7 +129,7 @@ def test_nothing_is_written_for_a_wrong_list(tmp_path: Path) -> None:
 
 
 def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path: Path) -> None:
-    """A folder without photos gets one, photos and masks of one come to fit, one is half done."""
+    """A folder without photos gets one, one object is gone, one is half done, one more is asked for."""
     jobs, out = folders(tmp_path / "jobs", 2), tmp_path / "out"
     (jobs / "empty").mkdir()
     photo(jobs / "masked" / "b.png")
@@ -153,11 +153,20 @@ def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path:
 
     photo(jobs / "empty" / "1.png")
     (jobs / "masked" / "b.png").unlink()
-    photo(jobs / "masked" / "a_mask.png")
+    Image.new("L", (32, 32), 0).save(jobs / "masked" / "a_mask.png")
     change_run(out / "object 1", status="interrupted", stages=["photos"], files=["inputs/001.png", "photos.png"])
+    photo(jobs / "more" / "1.png")
     kept = written(out / "object 0")
+    result = upfusion("batch", "--resume", "-o", out)
+    assert result.exit_code == 3, result.output
+    assert {name: row["status"] for name, row in index(out).items()} == {
+        "masked": "failed", "empty": "finished", "more": "finished", **{f"object {n}": "finished" for n in range(2)}
+    }  # fmt: skip
+    assert written(out / "object 0") == kept
     assert "was begun with views = 0, now it is 2" in refused("batch", "--resume", "-o", out, "--views", 2)
-    assert "4 objects finished, 0 failed" in done("batch", "--resume", "-o", out)
+
+    photo(jobs / "masked" / "a_mask.png")
+    assert "5 objects finished, 0 failed" in done("batch", "--resume", "-o", out)
     assert "finished already" in done("batch", "--resume", "-o", out)
     assert written(out / "object 0") == kept
     assert "finished already" in done("reconstruct", "--resume", "-o", out / "object 0")

@@ -87,19 +87,19 @@ def test_the_source_is_not_replaced(command: str, name: str, tmp_path: Path) -> 
     assert (tmp_path / name).read_text() == "weights"
 
 
-def test_convert_info_and_checksums(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_info_and_checksums(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merged, folder = tmp_path / "merged.safetensors", tmp_path / "folder"
-    assert str(merged) in done("convert", tiny, merged, "--dtype", "float16")
+    assert str(merged) in done("convert", small_weights, merged, "--dtype", "float16")
     record = record_of(merged)
     assert (record["command"], record["status"], record["settings"]) == ("convert", "finished", {"dtype": "float16"})
-    assert "exists already; choose another name, or --force" in refused("convert", tiny, merged)
+    assert "exists already; choose another name, or --force" in refused("convert", small_weights, merged)
     assert "is the source itself" in refused("convert", merged, merged, "--force")
-    done("convert", tiny, merged, "--force")
+    done("convert", small_weights, merged, "--force")
     monkeypatch.chdir(tmp_path)
     assert ". exists already" in refused("convert", merged, ".")
     done("convert", merged, folder)
     assert (folder / "upsrt.pt").is_file()
-    assert "pictures of 16 x 16 pixels" in done("info", merged, "-o", tmp_path / "info.json")
+    assert "pictures of 64 x 64 pixels" in done("info", merged, "-o", tmp_path / "info.json")
     content = json.loads((tmp_path / "info.json").read_text())
     assert (content["command"], content["checkpoint"]["layout"]) == ("info", "merged")
     content = bytes(range(256)) * 10_000  # more than is read at once
