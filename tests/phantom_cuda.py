@@ -6,7 +6,9 @@ CPU indices into tensors on the GPU), a generator of another place, products of 
 which Apple's GPUs do not have and others are slow at, and, on a phantom "mps", what torch has no kernel of for it.
 
 What a GPU is slow at is counted in the `State` that `phantom()` gives: `waits`, by what and which line, where the host
-waits for the device, and `launches` of kernels.
+waits for the device, and `launches` of kernels. `capture` records operations as a CUDA graph does and refuses what may
+not happen there. `state.peak` is the most bytes that lived on the device at once. A hollow device holds no values at
+all, only shapes, so that networks of full size can be walked for their bytes; what the host reads of it is 1.
 
 How: a phantom's own device is "meta", for which autograd needs no driver; Python sees cuda:0.
 """
@@ -29,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 _Generator = torch.Generator
@@ -54,13 +56,17 @@ _FREE = ("aten::detach", "aten::alias", "aten::view", "aten::_unsafe_view", "ate
 class State:
     """What is counted, from the start of `phantom()` or the last `reset`."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, hollow: bool) -> None:
         self.device = torch.device(kind, 0)
+        self.store = torch.device("meta" if hollow else "cpu")  # where the values are
+        self.tape: list[tuple[Any, Any, Any, Any]] | None = None
+        self.live: dict[int, list[int]] = {}
+        self.bytes = 0
         self.reset()
 
     def reset(self) -> None:
         self.waits: Counter[tuple[str, str]] = Counter()
-        self.launches = 0
+        self.launches, self.peak = 0, self.bytes
 
     @property
     def waited(self) -> int:
@@ -75,23 +81,50 @@ class State:
         assert launches is None or self.launches <= launches, f"{self.launches} launches, at most {launches}"
 
     def wait(self, what: str) -> None:
+        if self.tape is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {what} at {place()}")
         self.waits[what, place()] += 1
 
 
-STATE = State("cuda")
+class _Lease:
+    """What a phantom holds of the device's memory, until it dies; views of one storage hold it together."""
+
+    def __init__(self, inner: Tensor) -> None:
+        storage = inner.untyped_storage()
+        self.state, self.key = STATE, storage._cdata
+        if self.key not in STATE.live:
+            size = -(-storage.nbytes() // 512) * 512  # torch gives memory in pieces of 512 bytes
+            STATE.live[self.key] = [0, size]
+            STATE.bytes += size
+            STATE.peak = max(STATE.peak, STATE.bytes)
+        STATE.live[self.key][0] += 1
+
+    def __del__(self) -> None:
+        entry = self.state.live[self.key]
+        entry[0] -= 1
+        if not entry[0]:
+            self.state.bytes -= entry[1]
+            del self.state.live[self.key]
+
+
+STATE = State("cuda", hollow=False)
 
 
 class Phantom(Tensor):
     """A tensor on the device that is not there; `inner` is what it wraps."""
 
     inner: Tensor
+    lease: _Lease
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Phantom:
         if inner.dtype in (torch.float64, torch.complex128):
-            raise TypeError(f"{inner.dtype} on {STATE.device} at {place()}: Apple's GPUs lack it, others make it slow")
+            raise TypeError(
+                f"{inner.dtype} on {STATE.device} at {place()}: Apple's GPUs lack it, others are slow at it"
+            )
         layout = (inner.size(), inner.stride(), inner.storage_offset())
         phantom = Tensor._make_wrapper_subclass(cls, *layout, dtype=inner.dtype, device="meta")
+        phantom.lease = _Lease(inner)  # first, so that it goes before the storage's number can be another's
         phantom.inner = inner
         return phantom
 
@@ -271,10 +304,14 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if there:
         _check(func, args[0] if args else None, tensors)
     _count(func, args, tensors)
+    if STATE.store.type == "meta" and func is aten._local_scalar_dense.default:
+        return args[0].inner.new_ones((), device="cpu").item()
     plain = tuple(map(_unwrapped, args)), {name: _unwrapped(value) for name, value in kwargs.items()}
     if device is not None:
-        plain[1]["device"] = torch.device("cpu")
+        plain[1]["device"] = STATE.store
     result = _computed(func, *plain)
+    if STATE.tape is not None:
+        STATE.tape.append((func, *plain, result))
     if wanted not in (STATE.device.type, "meta"):
         return result
     if facts.written:  # arguments themselves
@@ -310,10 +347,15 @@ def _transferred(
     inner: Tensor = tensor.inner if isinstance(tensor, Phantom) else tensor
     if not here and not there:
         return aten._to_copy.default(tensor, device=device, **options)
-    if here != there and not (non_blocking and (here or tensor.is_pinned())):
-        STATE.wait("to the CPU" if here else "from the CPU")
+    if here != there:
+        if not (non_blocking and (here or tensor.is_pinned())):
+            STATE.wait("to the CPU" if here else "from the CPU")
+        if STATE.store.type == "meta":
+            inner = torch.ones(inner.shape, dtype=inner.dtype) if here else inner.to("meta")
     STATE.launches += there
     result = aten._to_copy.default(inner, **options)
+    if STATE.tape is not None:
+        STATE.tape.append((aten._to_copy.default, (inner,), options, result))
     return Phantom(result) if there else result
 
 
@@ -323,7 +365,10 @@ def _copied(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         STATE.wait("to the CPU" if here else "from the CPU")
     STATE.launches += 1
     plain = tuple(value.inner if isinstance(value, Phantom) else value for value in (into, source))
-    aten.copy_.default(*plain)
+    if here == there or STATE.store.type == "cpu":
+        aten.copy_.default(*plain)
+    if STATE.tape is not None:
+        STATE.tape.append((aten.copy_.default, plain, {}, plain[0]))
     return into
 
 
@@ -419,7 +464,7 @@ def _new_tensor(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _attention(func: Any, args: Any, kwargs: Any) -> Any:
-    """Attention without the (L, L) matrix, as CUDA's fast kernels have it."""
+    """Attention without the (L, L) matrix, as CUDA's fast kernels have it; a hollow device's needs no values."""
     given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
     query, key, value = given["query"], given["key"], given["value"]
     if not isinstance(query, Phantom):
@@ -461,11 +506,43 @@ class _AnyGenerator(metaclass=_GeneratorKind):
     """See _GeneratorKind."""
 
 
+# ---- CUDA graphs
+
+
+class Graph:
+    """The operations of a capture; `replay` runs them again in the memory they were recorded with."""
+
+    def __init__(self) -> None:
+        self.tape: list[tuple[Any, Any, Any, Any]] = []
+
+    def replay(self) -> None:
+        for func, args, kwargs, recorded in self.tape:
+            if not func.is_view:
+                pairs = zip(tree_flatten(func(*args, **kwargs))[0], tree_flatten(recorded)[0], strict=True)
+                for new, old in pairs:
+                    if isinstance(old, Tensor) and new is not old:
+                        old.copy_(new)
+
+
+@contextlib.contextmanager
+def capture(graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
+    """Records the device's operations into a graph; what makes the host wait raises."""
+    assert STATE.tape is None, "one capture at a time"
+    STATE.tape = graph.tape
+    try:
+        yield
+    finally:
+        STATE.tape = None
+
+
 class _Stream:
     def wait_stream(self, _: Any) -> None: ...
 
     def synchronize(self) -> None:
         STATE.wait("synchronize")
+
+    def is_capturing(self) -> bool:
+        return STATE.tape is not None
 
 
 # ---- the device
@@ -480,7 +557,7 @@ def _forget() -> None:
 
 
 @contextlib.contextmanager
-def phantom(kind: str = "cuda") -> Iterator[State]:
+def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
     """Within it torch believes in one GPU, "cuda" or "mps"."""
     global STATE
 
@@ -491,16 +568,16 @@ def phantom(kind: str = "cuda") -> Iterator[State]:
         "is_available": lambda: cuda, "device_count": lambda: int(cuda), "current_device": lambda: 0,
         "is_initialized": lambda: cuda, "is_bf16_supported": lambda *_, **__: True,
         "get_device_name": lambda *_: "Phantom", "get_device_capability": lambda *_: (8, 6),
-        "mem_get_info": lambda *_: (8 << 30, 8 << 30),
+        "mem_get_info": lambda *_: (8 << 30, 8 << 30), "max_memory_allocated": lambda *_: STATE.peak,
         "_exchange_device": lambda _: 0, "_maybe_exchange_device": lambda _: 0,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "synchronize": lambda *_: STATE.wait("synchronize"),
         "Stream": _Stream, "current_stream": lambda *_: _Stream(), "stream": lambda _: contextlib.nullcontext(),
-        "is_current_stream_capturing": lambda: False,
+        "CUDAGraph": Graph, "graph": capture, "is_current_stream_capturing": lambda: STATE.tape is not None,
     }  # fmt: skip
     silent = ("_lazy_init", "init", "empty_cache", "set_device", "reset_peak_memory_stats", "manual_seed_all")
     told |= dict.fromkeys((*silent, "manual_seed", "set_rng_state"), nothing)
-    before, STATE = STATE, State(kind)
+    before, STATE = STATE, State(kind, hollow)
     _forget()
     with contextlib.ExitStack() as stack:
         stack.callback(_forget)
