@@ -13,11 +13,11 @@ import upfusion_core
 
 ROOT = Path(__file__).resolve().parents[2]
 CEILINGS = {
-    "lines of upfusion_core": 19_843,  # 16,000; 1,800 true pixels, cameras; 700 files, GPUs; 300 model; 700 batch
+    "lines of upfusion_core": 19_500,  # 16,000; 1,800 true pixels, cameras; 700 files, GPUs; 300 model; 700 batch
     "files of upfusion_core": 98,
     "lines of nodes": 3_700,
     "files of nodes": 15,
-    "lines of tests": 20_600,
+    "lines of tests": 20_700,
     "lines of the longest file": 450,
     "lines of the longest function": 60,
     "functions used at one place": 200,
