@@ -23,7 +23,7 @@ from ..upfusion_core import (
     check_type,
     load_field,
 )
-from ..upfusion_core.config import Networks, Reconstruct, Surface, option
+from ..upfusion_core.config import Networks, Reconstruct, Surface, options_of
 from . import inputs
 from .convert import assets_from_mesh
 from .host import load_all
@@ -80,7 +80,7 @@ class UpFusionLoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, weights: str, precision: str) -> io.NodeOutput:
-        check_choice("precision", precision, option(Networks, "dtype").choices)
+        check_choice("precision", precision, options_of(Networks)["dtype"].choices)
         return io.NodeOutput(*load_all(model_path(weights), precision))
 
 

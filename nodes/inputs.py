@@ -9,7 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..upfusion_core.config import DistillConfig, Orbit, Reconstruct, option
+from ..upfusion_core.config import DistillConfig, Orbit, Reconstruct, options_of
 from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
 AT_90 = "to the viewer's right of it, the left side of anything with a face"
@@ -64,7 +64,7 @@ def setting(name: str, config: type, field: str = "", *, tooltip: str = "", more
         options: step, advanced; and the node's own default, low or high, where they are not the library's.
     """
     own = {end: options.pop(end) for end in ("default", "low", "high") if end in options}
-    known = replace(option(config, field or name), **own)
+    known = replace(options_of(config)[field or name], **own)
     text = tooltip or " ".join(f"{known.help} {more}".split())
     default = known.default[0] if known.several else known.default
     if known.choices:

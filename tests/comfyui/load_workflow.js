@@ -6,7 +6,7 @@ const fs = require('fs');
 const { chromium } = require('playwright-core');
 
 const [url, picture, seconds, ...files] = process.argv.slice(2);
-const PATIENCE = 300000; // milliseconds that a busy machine may take to load the frontend
+const PATIENCE = 900000; // milliseconds that a busy machine may take to load the frontend
 const report = { errors: [], loaded: [], status: 'not run', message: '', outputs: {} };
 // no dialogs of a first start; text at any scale; all nodes on the canvas
 const settings = {

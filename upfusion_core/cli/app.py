@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..config import options
-from ..config.base import Option, built, options_of
+from ..config.base import built, options_of
 from ..support.errors import UpFusionError
 from .console import answer, interruption, say
 
@@ -70,39 +70,35 @@ def _reporting() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _parameter(option: Option) -> inspect.Parameter:
-    """For typer, which only takes the words apart: what they mean is said in `Option.checked`."""
-    kind: Any = bool if option.kind is bool else str
-    kind = list[kind] if option.several and not option.flag.commas else kind
-    default: Any = option.default
-    if default is MISSING:
-        default = inspect.Parameter.empty
-    elif default is None or default == ():
-        kind, default = kind | None, None
-    elif isinstance(default, tuple) and not option.flag.commas:
-        default = list(map(str, default))
-    elif kind is str:
-        default = option.shown_default
-    shown = option.shown_default != option.flag.unset or option.flag.unset or False
-    about: dict[str, Any] = {"help": option.help, "metavar": option.taken or None, "show_default": shown}
-    info = typer.Argument(**about) if option.flag.argument else typer.Option(*option.spellings, **about)
-    return inspect.Parameter(option.name, KEYWORD, default=default, annotation=Annotated[kind, info])
-
-
-def _add(name: str, kind: type, module: str) -> None:
+def _add(name: str, config: type, module: str) -> None:
     """Adds a command; its function gets the options and the names of those that the command line gave."""
-    known = options_of(kind)
+    known = options_of(config)
 
     def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the words
         with _reporting():
             sources = {key: context.get_parameter_source(key) for key in known}
             given = frozenset(key for key, source in sources.items() if source and source.name == "COMMANDLINE")
-            command: Any = built(kind, {key: option.checked(values[key]) for key, option in known.items()})
+            command: Any = built(config, {key: option.checked(values[key]) for key, option in known.items()})
             getattr(import_module(f".{module}", __package__), f"run_{name}")(command, given)
 
-    first = inspect.Parameter("context", KEYWORD, annotation=typer.Context)
-    parameters = [first, *(_parameter(option) for option in known.values())]
-    called.__doc__ = kind.__doc__
+    parameters = [inspect.Parameter("context", KEYWORD, annotation=typer.Context)]
+    for option in known.values():  # typer only takes the words apart: what they mean is said in `Option.checked`
+        kind: Any = bool if option.kind is bool else str
+        kind = list[kind] if option.several and not option.flag.commas else kind
+        default: Any = option.default
+        if default is MISSING:
+            default = inspect.Parameter.empty
+        elif default is None or default == ():
+            kind, default = kind | None, None
+        elif isinstance(default, tuple) and not option.flag.commas:
+            default = list(map(str, default))
+        elif kind is str:
+            default = option.shown_default
+        shown = option.shown_default != option.flag.unset or option.flag.unset or False
+        about: dict[str, Any] = {"help": option.help, "metavar": option.taken or None, "show_default": shown}
+        info = typer.Argument(**about) if option.flag.argument else typer.Option(*option.spellings, **about)
+        parameters.append(inspect.Parameter(option.name, KEYWORD, default=default, annotation=Annotated[kind, info]))
+    called.__doc__ = config.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app.command(name)(called)

@@ -52,8 +52,9 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
         jobs, results = JobList(command.jobs, command.each, run.folder).jobs, replace(results, archive=command.archive)
         run.plan(recorded(command, "settings"), recorded(command, "sources"), {})
         rows = {job.name: Row(job.name) for job in jobs}
-        if folder.force:
-            results.forget(list(rows))
+        for name in rows if folder.force else ():
+            with suppress(FileNotFoundError):
+                results.place(name).unlink()
         rows |= {name: Row.of(name, record) for name, record in results.records(list(rows)).items()}
         left = [job for job in jobs if rows[job.name].status != "finished"]
         run.already_finished &= not left
@@ -218,7 +219,8 @@ class Results:
             if isinstance(place, files.Remote) and path.is_file():
                 place.put(path)
 
-    def _place(self, name: str) -> Path | files.Remote:
+    def place(self, name: str) -> Path | files.Remote:
+        """Where an object's record is, or its archive, which begins with it."""
         return self.root / (f"{name}.tar" if self.archive else f"{name}/{RECORD_NAME}")
 
     def records(self, names: Sequence[str]) -> dict[str, Record]:
@@ -229,7 +231,7 @@ class Results:
 
     def _record(self, name: str) -> Record | None:
         try:
-            with self._place(name).open("rb") as file:
+            with self.place(name).open("rb") as file:
                 if not self.archive:
                     text = file.read().decode()
                 else:
@@ -238,11 +240,6 @@ class Results:
             return Record.model_validate(files.parse_json(text, name, lone_surrogates=True))
         except (FileNotFoundError, InputError, ValidationError, UnicodeDecodeError, tarfile.TarError):
             return None  # or no record of ours, which its worker will say
-
-    def forget(self, names: Sequence[str]) -> None:
-        for name in names:
-            with suppress(FileNotFoundError):
-                self._place(name).unlink()
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:

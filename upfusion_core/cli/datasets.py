@@ -35,7 +35,7 @@ from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
 from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
 from .console import duration, progress, say
 from .inputs import load_model
-from .run import RECORD_NAME, Run, open_run, package_versions, plan, read_record, settled_run
+from .run import RECORD_NAME, open_run, package_versions, plan, read_record, settled_run
 
 PROCEDURAL_OBJECTS = 1000
 RENDERED_VIEWS = 24  # of an object that is rendered on the fly, unless told
@@ -213,13 +213,47 @@ def run_train(command: Train, given: frozenset[str]) -> None:
     """A stage of training, or, in another process of `accelerate launch`, its part of the work."""
     folder = command.folder
     _process("LOCAL_RANK")  # accelerate reads it, too
-    if not _process("RANK"):
-        with open_run(folder.output, "train", resume=folder.resume, force=folder.force) as run:
-            _train_in(run, command)
+    if _process("RANK"):  # the first keeps the folder
+        stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}
+        _prepared(command, _settings(command, stored), folder.resume and (folder.output / STATE_NAME).is_file())()
         return
-    stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}  # the first keeps the folder
-    goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
-    _prepared(command, _settings(command, stored), goes_on)()
+    with open_run(folder.output, "train", resume=folder.resume, force=folder.force) as run:
+        names = (MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME)
+        settings = _settings(command, run.stored.settings if run.stored else {})
+        run.plan(settings, {"init": [str(path.absolute()) for path in command.init]}, {})
+        goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
+        if run.resumed and not goes_on:
+            if run.already_finished:
+                run.begin()
+                return
+            if STATE_NAME in run.record.files:
+                raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
+            say(f"{run.folder} holds no {STATE_NAME}: nothing was saved before the run stopped, so it begins anew")
+            command = replace(command, init=command.init or tuple(map(Path, run.record.sources["init"])))
+        for path in command.init:
+            if not os.path.exists(path):
+                raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
+        config, training = TrainConfig.from_dict(settings["config"], "run.json"), _prepared(command, settings, goes_on)
+        if run.replaced is not None:  # what is wrong is said while the old run is there
+            initial_networks(config.model, command.init, seed=config.seed, required=frozen_parts(config))
+        run.begin(names)
+        try:
+            with run.stage("train"), progress(f"Training the {config.stage}") as on_step:
+                result = training(on_step=on_step)
+        finally:
+            for name in names:  # on record, so that --force removes it and a stop keeps it
+                if (run.folder / name).is_file():
+                    run.keep(name)
+        run.note(step=result.step)
+        if result.finished:
+            run.temporary(STATE_NAME)
+        sources = [source.dataset.skipped for source in training.args if isinstance(source, DatasetBatches)]
+        skipped = dict.fromkeys(chain(*sources))
+        for name, reason in skipped:
+            say(f"Skipped {name}: {reason}")
+        left = "" if result.finished else f" of {config.steps}; --resume goes on"
+        left = f"{left}, {len(skipped)} skipped" if skipped else left
+        run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
 
 def _process(name: str) -> int:
@@ -228,45 +262,6 @@ def _process(name: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise InputError(f"the environment variable {name} must be the number of a process, got {text!r:.60}; unset it")
     return int(text)
-
-
-def _train_in(run: Run, command: Train) -> None:
-    names = (MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME)
-    settings = _settings(command, run.stored.settings if run.stored else {})
-    run.plan(settings, {"init": [str(path.absolute()) for path in command.init]}, {})
-    goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
-    if run.resumed and not goes_on:
-        if run.already_finished:
-            run.begin()
-            return
-        if STATE_NAME in run.record.files:
-            raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
-        say(f"{run.folder} holds no {STATE_NAME}: nothing was saved before the run stopped, so it begins anew")
-        command = replace(command, init=command.init or tuple(map(Path, run.record.sources["init"])))
-    for path in command.init:
-        if not os.path.exists(path):
-            raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
-    config, training = TrainConfig.from_dict(settings["config"], "run.json"), _prepared(command, settings, goes_on)
-    if run.replaced is not None:  # what is wrong is said while the old run is there
-        initial_networks(config.model, command.init, seed=config.seed, required=frozen_parts(config))
-    run.begin(names)
-    try:
-        with run.stage("train"), progress(f"Training the {config.stage}") as on_step:
-            result = training(on_step=on_step)
-    finally:
-        for name in names:  # on record, so that --force removes it and a stop keeps it
-            if (run.folder / name).is_file():
-                run.keep(name)
-    run.note(step=result.step)
-    if result.finished:
-        run.temporary(STATE_NAME)
-    sources = [source.dataset.skipped for source in training.args if isinstance(source, DatasetBatches)]
-    skipped = dict.fromkeys(chain(*sources))
-    for name, reason in skipped:
-        say(f"Skipped {name}: {reason}")
-    left = "" if result.finished else f" of {config.steps}; --resume goes on"
-    left = f"{left}, {len(skipped)} skipped" if skipped else left
-    run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
 
 def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:

@@ -79,18 +79,15 @@ class Overview:
             table = csv.writer(file)
             table.writerow(COLUMNS)
             table.writerows([getattr(row, column) for column in COLUMNS] for row in self._rows.values())
-        with self._run.writing(HTML_NAME) as path:
-            path.write_text(self._page(), *utf8)
-        self._put(self._run.folder, RECORD_NAME, CSV_NAME, HTML_NAME)
-        self._next = time.monotonic() + max(2.0, 20 * (time.monotonic() - begun))
-
-    def _page(self) -> str:
         rows = sorted(self._rows.values(), key=lambda row: ORDER.index(row.status))
         counts = [(sum(row.status == status for row in rows), status) for status in ORDER]
         title = ", ".join(f"{count} {status}" for count, status in counts if count)
         about = f"{len(rows)} objects, state of {time.strftime('%Y-%m-%d %H:%M:%S')}."
         page = Template(files(__package__).joinpath("gallery.html").read_text(encoding="utf-8"))
-        return page.substitute(title=title, about=about, rows="\n".join(map(self._article, rows)))
+        with self._run.writing(HTML_NAME) as path:
+            path.write_text(page.substitute(title=title, about=about, rows="\n".join(map(self._article, rows))), *utf8)
+        self._put(self._run.folder, RECORD_NAME, CSV_NAME, HTML_NAME)
+        self._next = time.monotonic() + max(2.0, 20 * (time.monotonic() - begun))
 
     def _article(self, row: Row) -> str:
         base, shown, links = quote(row.name), "", ""

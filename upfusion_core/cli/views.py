@@ -29,7 +29,14 @@ def run_views(command: Views | Predict, given: frozenset[str]) -> None:
     """Pictures by the diffusion model or, of Predict, the transformer's own colours; all together, and as a film."""
     with opened(command, given) as (run, command, photos):
         if command.orbit.video == "mp4" and not run.already_finished:
-            _require_ffmpeg()
+            rule, advice = "writing MP4 needs the package imageio-ffmpeg, which is not installed", "choose --video gif"
+            if importlib.util.find_spec("imageio_ffmpeg") is None:
+                raise MissingPackageError(f'{rule}; run: pip install "imageio[ffmpeg]", or {advice}')
+            try:  # it comes without its program for some systems, and takes another's path untried
+                importlib.import_module("imageio_ffmpeg").get_ffmpeg_version()
+            except (OSError, RuntimeError, CalledProcessError) as error:
+                rule = f"writing MP4 needs the program ffmpeg, which does not run ({str(error).strip()[:200]})"
+                raise MissingPackageError(f"{rule}; install it, name it in IMAGEIO_FFMPEG_EXE, or {advice}") from error
         orbit, elevation = command.orbit, command.photo_elevation
         known, unit = photos(256).cameras, 1.0
         if known is not None:
@@ -59,18 +66,6 @@ def run_views(command: Views | Predict, given: frozenset[str]) -> None:
 
 
 run_predict = run_views
-
-
-def _require_ffmpeg() -> None:
-    """Runs it once: the package comes without its program for some systems, and takes another's path untried."""
-    rule, advice = "writing MP4 needs the package imageio-ffmpeg, which is not installed", "choose --video gif"
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise MissingPackageError(f'{rule}; run: pip install "imageio[ffmpeg]", or {advice}')
-    try:
-        importlib.import_module("imageio_ffmpeg").get_ffmpeg_version()
-    except (OSError, RuntimeError, CalledProcessError) as error:
-        rule = f"writing MP4 needs the program ffmpeg, which does not run ({str(error).strip()[:200]})"
-        raise MissingPackageError(f"{rule}; install it, name it in IMAGEIO_FFMPEG_EXE, or {advice}") from error
 
 
 def orbit_of(count: int, elevation_degrees: float, distance: float = 1.0) -> Cameras:

@@ -2,7 +2,7 @@
 
 # isort: off
 
-from .base import configuration, from_value, option, options_of, to_dict
+from .base import configuration, from_value, options_of, to_dict
 from .field import PRESETS, Backend, DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
 from .field import PhotoSearch, RaySampling, ReferenceSchedule
 from .models import MAX_LAYERS, MAX_PHOTOS, MODEL_ID, DiffusionConfig, DinoConfig, ModelConfig, TextConfig, UpSRTConfig

@@ -162,11 +162,8 @@ class Flag:
     section: Literal["settings", "sources", "conduct"] = "settings"  # of the record; conduct may change on resume
 
 
-@dataclasses.dataclass(frozen=True)
-class Without:
+class Without(tuple[str, ...]):
     """Beside the class of a command's part: options of the part that the command does not have; their defaults hold."""
-
-    names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +266,7 @@ def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of
         if dataclasses.is_dataclass(kind):
             held = {} if default is dataclasses.MISSING else flat(default)
             for key, option in options_of(kind).items():
-                if key not in notes.get(Without, Without()).names:
+                if key not in notes.get(Without, ()):
                     found[key] = dataclasses.replace(option, default=held.get(key, option.default))
             continue
         several = get_origin(kind) is tuple
@@ -288,11 +285,6 @@ def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of
     return found
 
 
-def option(config: type, name: str) -> Option:
-    """One option of a configuration class."""
-    return options_of(config)[name]
-
-
 @functools.cache
 def _fields(config: type) -> dict[str, Any]:
     """The annotations of fields that are options, or parts with options."""
@@ -306,7 +298,7 @@ def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
     for name, annotation in _fields(cast(Any, type(config))).items():
         value, (kind, notes) = getattr(config, name), _peeled(annotation)
         held = flat(value) if dataclasses.is_dataclass(kind) else {name: value}
-        values |= {key: value for key, value in held.items() if key not in notes.get(Without, Without()).names}
+        values |= {key: value for key, value in held.items() if key not in notes.get(Without, ())}
     return values
 
 
@@ -316,7 +308,7 @@ def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
     for name, annotation in _fields(cast(Any, kind)).items():
         part, notes = _peeled(annotation)
         if dataclasses.is_dataclass(part):
-            left_out = notes.get(Without, Without()).names
+            left_out = notes.get(Without, ())
             held = flat(getattr(kind, name)) if left_out else {}
             parts[name] = built(cast(type, part), values | {key: held[key] for key in left_out})
         else:

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le, MinLen
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
 from .base import NO_OPTION, Flag, Without, configuration
-from .field import DistillConfig, Guidance, Preset, Steps
+from .field import Count, DistillConfig, Guidance, Preset, Steps
 from .models import MAX_PHOTOS
 
 # in place of a data set's folder, by the generator's version: objects that are made as they are needed
@@ -29,7 +29,6 @@ OUTPUT = ("--output", "-o")
 OF_EACH = ("photos", "masks", "photo_cameras", "output")  # what many objects cannot share
 TRUSTED = "on with --photo-cameras"
 RECOMMENDED = "what the weights recommend, else 9"
-Count = Annotated[int, Ge(1)]
 PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Elevation = Annotated[float, Ge(-89), Le(89)]

@@ -66,9 +66,18 @@ def read_camera_files(path: Path) -> list[CameraFile]:
     Raises:
         InputError: it is none of the formats, damaged, or has an unknown lens; the sentence names file and entry.
     """
+
+    def holds(folder: Path) -> bool:
+        """Whether it is a model of COLMAP's."""
+        pairs = [(folder / f"cameras.{kind}", folder / f"images.{kind}") for kind in ("bin", "txt")]
+        return any(cameras.is_file() and images.is_file() for cameras, images in pairs)
+
     if path.is_dir():
-        if models := _colmap_models(path):
-            return [_colmap(model) for model in models]
+        for parent in (path, path / "sparse", path / "colmap" / "sparse", path / "dense" / "sparse"):
+            if holds(parent):
+                return [_colmap(parent)]
+            if numbered := [folder for folder in parent.glob("*") if folder.name.isdigit() and holds(folder)]:
+                return [_colmap(folder) for folder in sorted(numbered, key=lambda folder: int(folder.name))]
         for name in ("transforms.json", "transforms_train.json", "cameras.json", "photo_cameras.json"):
             if (path / name).is_file():
                 return read_camera_files(path / name)
@@ -222,22 +231,6 @@ _BY_NUMBER = (
     *("SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE"),
 )  # COLMAP's models, in the order of the numbers that stand for them in its binary files
 _NO_COLMAP = "export the model there again"
-
-
-def _colmap_models(folder: Path) -> list[Path]:
-    """Folders in or below `folder` that hold a model, those of sparse/0, sparse/1, … in order."""
-
-    def holds(place: Path) -> bool:
-        pairs = [(place / f"cameras.{kind}", place / f"images.{kind}") for kind in ("bin", "txt")]
-        return any(cameras.is_file() and images.is_file() for cameras, images in pairs)
-
-    for parent in (folder, folder / "sparse", folder / "colmap" / "sparse", folder / "dense" / "sparse"):
-        if holds(parent):
-            return [parent]
-        numbered = sorted((p for p in parent.glob("*") if p.name.isdigit() and holds(p)), key=lambda p: int(p.name))
-        if numbered:
-            return numbered
-    return []
 
 
 def _colmap(folder: Path) -> CameraFile:

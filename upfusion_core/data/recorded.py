@@ -59,8 +59,20 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
     keeps the whole picture, padded with white to a square. Raises PhotoError if a file is missing or damaged, its size
     is not the camera's, it is blank or black, or the mask is empty.
     """
-    colors, mask = _read(frame)
+    picture = _decoded(frame.image, "RGBA")
+    colors, mask = picture[..., :3], picture[..., 3]
     height, width = mask.shape
+    if frame.size is not None and (height, width) != frame.size:
+        wanted = f"{frame.size[1]} x {frame.size[0]} pixels as its camera says"
+        raise PhotoError(f"{frame.image.name} must be {wanted}, got {width} x {height}; fetch the original picture")
+    if frame.mask is not None:
+        mask = _decoded(frame.mask, "L")
+        if mask.shape != (height, width):
+            sizes = f"{width} x {height}, got {mask.shape[1]} x {mask.shape[0]}"
+            raise PhotoError(f"{frame.mask.name} must have its picture's size, {sizes}; fetch the original mask")
+        mask = np.where(mask >= 255 * MASK_THRESHOLD, 255, 0).astype(np.uint8)
+    elif (mask == 255).all():
+        mask = np.where(colors.min(axis=-1) < 255, 255, 0).astype(np.uint8)
     covered = mask >= 128
     if not covered.any():
         raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
@@ -70,30 +82,25 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
     if (colors[covered].max(axis=-1) < _DARK).mean() > 0.99:
         raise PhotoError(f"{frame.image.name} must show the object, but is black there; leave the frame out")
     box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(covered), margin)
-    view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
     left, top, right, bottom = box
+    reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
+    first_x, last_x = math.floor(left - reach), math.ceil(right + reach)
+    first_y, last_y = math.floor(top - reach), math.ceil(bottom + reach)
+    rows, columns = slice(max(0, first_y), min(height, last_y)), slice(max(0, first_x), min(width, last_x))
+    room = ((rows.start - first_y, last_y - rows.stop), (columns.start - first_x, last_x - columns.stop))
+    coverage = mask[rows, columns].astype(np.float32) / 255
+    channels = [coverage * colors[rows, columns, number] + 255 * (1 - coverage) for number in range(3)]
+    shifted = (left - first_x, top - first_y, right - first_x, bottom - first_y)
+    resized = []
+    for channel, outside in zip([*channels, 255 * coverage], (255, 255, 255, 0), strict=True):
+        padded = np.pad(np.rint(channel).astype(np.uint8), room, constant_values=outside)
+        resized.append(np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)))
+    view = torch.from_numpy(np.stack(resized)).float() / 255
     camera, whole = frame.camera, torch.tensor([width, height], dtype=torch.float64)
     part = torch.tensor([right - left, bottom - top], dtype=torch.float64)
     principal = (1 - camera.principal.double()) * whole / 2 - torch.tensor([left, top], dtype=torch.float64)
     cropped = Cameras(camera.camera_to_world, camera.focal.double() * whole / part, 1 - 2 * principal / part)
     return view[:3], view[3:], cropped
-
-
-def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) colours as they were recorded, and (H, W) mask; both uint8."""
-    picture = _decoded(frame.image, "RGBA")
-    colors, alpha = picture[..., :3], picture[..., 3]
-    height, width = alpha.shape
-    if frame.size is not None and (height, width) != frame.size:
-        wanted = f"{frame.size[1]} x {frame.size[0]} pixels as its camera says"
-        raise PhotoError(f"{frame.image.name} must be {wanted}, got {width} x {height}; fetch the original picture")
-    if frame.mask is None:
-        return colors, alpha if (alpha < 255).any() else np.where(colors.min(axis=-1) < 255, 255, 0).astype(np.uint8)
-    mask = _decoded(frame.mask, "L")
-    if mask.shape != alpha.shape:
-        sizes = f"{width} x {height}, got {mask.shape[1]} x {mask.shape[0]}"
-        raise PhotoError(f"{frame.mask.name} must have its picture's size, {sizes}; fetch the original mask")
-    return colors, np.where(mask >= 255 * MASK_THRESHOLD, 255, 0).astype(np.uint8)
 
 
 def _decoded(path: Path, mode: str) -> np.ndarray:
@@ -121,31 +128,12 @@ def squared(box: Box, margin: float) -> Box:
     return x - half, y - half, x + half, y + half
 
 
-def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture."""
-    height, width = mask.shape
-    left, top, right, bottom = box
-    reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
-    first_x, last_x = math.floor(left - reach), math.ceil(right + reach)
-    first_y, last_y = math.floor(top - reach), math.ceil(bottom + reach)
-    rows, columns = slice(max(0, first_y), min(height, last_y)), slice(max(0, first_x), min(width, last_x))
-    room = ((rows.start - first_y, last_y - rows.stop), (columns.start - first_x, last_x - columns.stop))
-    coverage = mask[rows, columns].astype(np.float32) / 255
-    channels = [coverage * colors[rows, columns, number] + 255 * (1 - coverage) for number in range(3)]
-    shifted = (left - first_x, top - first_y, right - first_x, bottom - first_y)
-    result = []
-    for channel, outside in zip([*channels, 255 * coverage], (255, 255, 255, 0), strict=True):
-        padded = np.pad(np.rint(channel).astype(np.uint8), room, constant_values=outside)
-        result.append(np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)))
-    return np.stack(result)
-
-
 class RecordedViews(StoredViews):
     """Objects recorded as pictures with cameras; a format fills `names` and finds frames. margin: see `framed`."""
 
-    def __init__(self, size: int, margin: float | None) -> None:
+    def __init__(self, root: str | os.PathLike[str], size: int, margin: float | None) -> None:
         super().__init__()
-        self.size, self.margin = size, margin
+        self._root, self.size, self.margin = existing_folder(root), size, margin
         self.names: list[str] = []
 
     def __len__(self) -> int:
@@ -234,8 +222,7 @@ class Co3D(RecordedViews):
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int = 256, margin: float | None = FRAME_MARGIN) -> None:
-        super().__init__(size, margin)
-        self._root = existing_folder(root)
+        super().__init__(root, size, margin)
         self._sequences: list[tuple[list[FrameRecord], Cameras, Tensor]] = []  # usable frames; where their axes meet
         categories = sorted(path.parent for path in self._root.glob("*/frame_annotations.jgz"))
         if not categories:
@@ -307,8 +294,7 @@ class ShapeNetSRN(RecordedViews):
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int = 128, margin: float | None = None) -> None:
-        super().__init__(size, margin)
-        self._root = existing_folder(root)
+        super().__init__(root, size, margin)
         self._stems: list[list[str]] = []
         for folder in subfolders(self._root):
             pictures = {path.stem for path in folder.glob("rgb/*.png")}
@@ -364,8 +350,7 @@ class ObjaverseRenders(RecordedViews):
     VIEWS = 12
 
     def __init__(self, root: str | os.PathLike[str], *, size: int = 256, margin: float | None = None) -> None:
-        super().__init__(size, margin)
-        self._root = existing_folder(root)
+        super().__init__(root, size, margin)
         for name in from_value(list[str], read_json(self._root / "valid_paths.json"), "valid_paths.json"):
             try:
                 folder = inside(self._root, name)

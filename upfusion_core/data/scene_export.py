@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from trimesh.transformations import quaternion_from_matrix
 
 from ..geometry.lenses import Lens
 from ..support.errors import InputError
@@ -70,11 +69,15 @@ def export_scene(
             frame |= {"w": width, "h": height, "transform_matrix": matrix}
             frames.append(frame if picture.mask is None else {**frame, "mask_path": f"masks/{picture.name}.png"})
         scene = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
-        ply = _ply(points.double() @ _Z_UP[:3, :3].T, colors)
-        texts = {"transforms.json": json.dumps(scene, indent=1), "points.ply": ply}
+        kinds = {"float": ("x", "y", "z"), "uchar": ("red", "green", "blue")}
+        properties = [f"property {kind} {name}" for kind, names in kinds.items() for name in names]
+        head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *properties, "end_header"]
+        pairs = zip((points.double() @ _Z_UP[:3, :3].T).tolist(), to_8bit(colors).tolist(), strict=True)
+        rows = [f"{x:.7g} {y:.7g} {z:.7g} {r} {g} {b}" for (x, y, z), (r, g, b) in pairs]
+        texts = {"transforms.json": json.dumps(scene, indent=1), "points.ply": "\n".join([*head, *rows, ""])}
     else:
-        pairs = zip(("cameras.txt", "images.txt", "points3D.txt"), _colmap(pictures, points, colors), strict=True)
-        texts = {f"sparse/0/{name}": text for name, text in pairs}
+        parts = zip(("cameras.txt", "images.txt", "points3D.txt"), _colmap(pictures, points, colors), strict=True)
+        texts = {f"sparse/0/{name}": text for name, text in parts}
     for name, text in texts.items():
         with replacing(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -88,17 +91,10 @@ def _save(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def _ply(points: Tensor, colors: Tensor) -> str:
-    kinds = {"float": ("x", "y", "z"), "uchar": ("red", "green", "blue")}
-    properties = [f"property {kind} {name}" for kind, names in kinds.items() for name in names]
-    head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *properties, "end_header"]
-    pairs = zip(points.tolist(), to_8bit(colors).tolist(), strict=True)
-    rows = [f"{x:.7g} {y:.7g} {z:.7g} {r} {g} {b}" for (x, y, z), (r, g, b) in pairs]
-    return "\n".join([*head, *rows, ""])
-
-
 def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) -> tuple[str, str, str]:
     """cameras.txt, images.txt and points3D.txt; a point's track names the pictures that it lies in front of."""
+    from trimesh.transformations import quaternion_from_matrix  # late: nodes take the names above before they run
+
     cameras, images = [], []
     tracks: list[list[str]] = [[] for _ in range(len(points))]
     for number, picture in enumerate(pictures, 1):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ _LARGEST_MEMBER = 128_000_000  # bytes of a member that was packed by us
 _REMEMBERED_SHARDS = 64  # of which the places of all members are kept, a few MB each at most
 
 PictureFormat = Literal["png", "webp", "jpeg"]
-PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
 _SAVING: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 6},
     "webp": {"format": "WEBP", "lossless": True, "quality": 50},  # of lossless WebP: effort

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -225,23 +226,11 @@ def _between(present: Tensor, axis: int) -> Tensor:
     return (counts.cumsum(axis) > 0) & (counts.flip(axis).cumsum(axis).flip(axis) > 0)
 
 
-@dataclass(frozen=True, eq=False)
-class Consistency:
-    """Of P pairs of views: mean absolute difference over pixels that both see, NaN for none; how many those are."""
-
-    difference: Tensor
-    pixels: Tensor
-
-    @property
-    def mean(self) -> float:
-        """Over all these pixels of all pairs; NaN if there are none."""
-        return float((self.difference.nan_to_num(0.0) * self.pixels).sum() / self.pixels.sum())
-
-
 def reprojection_consistency(
     rgb: Tensor, field: RenderedViews, cameras: Cameras, pairs: Sequence[tuple[int, int]]
-) -> Consistency:
-    """Compares pairs of views (N, 3, H, W) in [0, 1] where a field's renders show the same point of its surface.
+) -> tuple[Tensor, Tensor]:
+    """Compares P pairs of views (N, 3, H, W) in [0, 1] where a field's renders show the same point of its surface: (P,)
+    mean absolute differences over the pixels that both see, NaN for none, and (P,) how many those are.
 
     A pixel of one view is lifted to its point by the field's depth and projected into the other. It counts if the field
     is opaque in both places and the other view's depth there is the point's distance, so that nothing hides it.
@@ -253,26 +242,20 @@ def reprojection_consistency(
     for first, second in pairs:
         total, seen = rgb.new_zeros(()), 0
         for source, target in ((first, second), (second, first)):
-            visible, colors = _look(points[source], field, rgb, cameras, target)
-            visible = visible & (field.opacity[source, 0] >= SOLID)
-            total = total + (rgb[source] - colors).abs().mean(0)[visible].sum()
+            place, distance = project(points[source], cameras[target])
+            grid = -place[None]  # grid_sample counts from the left and from the top
+            look = partial(F.grid_sample, grid=grid, padding_mode="zeros", align_corners=False)
+            looked = look(torch.cat([rgb[target], field.opacity[target], field.depth[target]])[None])[0]
+            # the nearest pixel must show this surface, and so must its neighbours: a mean of two surfaces is neither
+            depth = look(field.depth[target][None], mode="nearest")[0, 0]
+            visible = ((torch.stack([depth, looked[4]]) - distance).abs() <= TOLERANCE * distance).all(0)
+            visible &= (looked[3] >= SOLID) & (place.abs() <= 1).all(-1) & (distance > 0)
+            visible &= field.opacity[source, 0] >= SOLID
+            total = total + (rgb[source] - looked[:3]).abs().mean(0)[visible].sum()
             seen += int(visible.sum())
         differences.append(total / seen if seen else total + torch.nan)
         pixels.append(seen)
-    return Consistency(torch.stack(differences).cpu(), torch.tensor(pixels))
-
-
-def _look(points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, target: int) -> tuple[Tensor, Tensor]:
-    """(H, W, 3) points -> (H, W) bool whether view `target` sees them, and (3, H, W) its colours there."""
-    place, distance = project(points, cameras[target])
-    grid = -place[None]  # grid_sample counts from the left and from the top
-    known = torch.cat([rgb[target], field.opacity[target], field.depth[target]])[None]
-    looked = F.grid_sample(known, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    # the nearest pixel must show this surface, and so must its neighbours: a mean of two surfaces' colours is neither's
-    depth = F.grid_sample(field.depth[target][None], grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    near = ((torch.stack([depth[0, 0], looked[4]]) - distance).abs() <= TOLERANCE * distance).all(0)
-    visible = near & (looked[3] >= SOLID) & (place.abs() <= 1).all(-1) & (distance > 0)
-    return visible, looked[:3]
+    return torch.stack(differences).cpu(), torch.tensor(pixels)
 
 
 def compare_meshes(

@@ -187,9 +187,11 @@ def evaluate_object(
         views = seen["field"].views if "field" in seen else None
         for stage in ("sample", "field"):  # by the field's depth
             if views is not None and stage in seen and len(item.targets) > 1:
-                found = reprojection_consistency(seen[stage].rgb, views, item.cameras, neighbors(item.cameras))
-                if math.isfinite(found.mean):  # else no pixel is seen twice
-                    values[stage][str(count)]["consistency"] = [found.mean]
+                pairs = neighbors(item.cameras)
+                apart, pixels = reprojection_consistency(seen[stage].rgb, views, item.cameras, pairs)
+                if pixels.any():  # are seen twice
+                    mean = float((apart.nan_to_num(0.0) * pixels).sum() / pixels.sum())
+                    values[stage][str(count)]["consistency"] = [mean]
     return ObjectResult(values, notes, {stage: found.rgb for stage, found in seen.items() if stage != "white"})
 
 
@@ -229,15 +231,10 @@ def _predicted(
     generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
     kept = None if state is None else state(count)
     field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=kept)
-    return _rendered(field, cameras, size)
-
-
-def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Prediction:
-    """A field's views. Small ones, by which its frame is searched for, come from a grid; what is measured does not."""
     baked = functools.cache(lambda: BakedField(field))
 
     def rendered(where: Cameras, pixels: int) -> Tensor:
-        if pixels < size:
+        if pixels < size:  # by which its frame is searched for; what is measured is no grid's
             return _picture(baked().render(where, pixels))
         seen = field.render(where, pixels)
         return _picture(torch.cat([seen.rgb, seen.opacity], dim=1))

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypedDict
@@ -32,7 +32,7 @@ from ..support.files import Writing, read_json, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
 from ..types import OnStep
 from .metrics import MEASURES
-from .protocol import EvaluatedObject, Group, ObjectResult, draw_object, evaluate_object
+from .protocol import Group, draw_object, evaluate_object
 
 # how alignments are called, by the ending of a measure's name, e.g. box_psnr_affine; raw measures have none
 WAYS = {"": "raw", "affine": "per-view affine", "similarity": "global similarity"}
@@ -202,33 +202,40 @@ class Evaluator:
             left_out = dataset.skipped[known:]
             why.append((left_out[-1][0] if left_out else name, str(error)))
         else:
-            self._write(task, item, result)
+            record = {"object": name, "index": item.index, "run": self.fingerprint, "photos": item.photos}
+            record |= {"targets": item.targets, "reference_elevation_degrees": item.elevation_degrees}
+            record |= {"values": result.values, "notes": result.notes}
+            # photos, the truth of the first target and what each stage made of it, small ones enlarged, framed in grey
+            photos, shown = item.views.rgb[list(item.photos)], (views[:1] for views in result.shown.values())
+            row = torch.cat([photos, item.truth[:1], *shown]).float().cpu().clamp(0, 1)
+            row = interpolate(row, scale_factor=-(-LEAST_SIDE // row.shape[-1]), mode="nearest")
+            with self.writing(f"objects/{task.name}.png") as path:
+                save_png(path, contact_sheet(pad(row, (1, 1, 1, 1), value=0.8), columns=len(row)))
+            with self.writing(f"objects/{task.name}.json") as path:  # with this it is finished
+                write_json(path, record)
         for left in (self.folder / "objects").glob(f"{task.name}-*.state"):
             left.unlink()
         return why, dataset.skipped[known:]
 
-    def _write(self, task: Task, item: EvaluatedObject, result: ObjectResult) -> None:
-        """An object's picture, and its record, with which it is finished."""
-        record = {"object": item.views.name, "index": item.index, "run": self.fingerprint, "photos": item.photos}
-        record |= {"targets": item.targets, "reference_elevation_degrees": item.elevation_degrees}
-        record |= {"values": result.values, "notes": result.notes}
-        # the photos, the truth of the first target and what each stage made of it, small ones enlarged, framed in grey
-        photos, shown = item.views.rgb[list(item.photos)], (views[:1] for views in result.shown.values())
-        row = torch.cat([photos, item.truth[:1], *shown]).float().cpu().clamp(0, 1)
-        row = interpolate(row, scale_factor=-(-LEAST_SIDE // row.shape[-1]), mode="nearest")
-        with self.writing(f"objects/{task.name}.png") as path:
-            save_png(path, contact_sheet(pad(row, (1, 1, 1, 1), value=0.8), columns=len(row)))
-        with self.writing(f"objects/{task.name}.json") as path:
-            write_json(path, record)
-
     def report(self, about: _Record, main: list[_Record], apart: Mapping[str, list[_Record]]) -> _Record:
         """Writes the report's files, from records of the data set's objects and of the groups'."""
         grouped = {group: _results(found, self.config) for group, found in apart.items() if found}
-        content = about | {"results": _results(main, self.config), "results_by_group": grouped}
-        content["gains"] = _gains(main, self.config)
+        gains: dict[str, Any] = {stage: {} for stage in self.config.stages}  # what more photos bring, by object
+        content = about | {"results": _results(main, self.config), "results_by_group": grouped, "gains": gains}
+        for (stage, lines), (fewer, more) in product(gains.items(), pairwise(map(str, sorted(self.config.photos)))):
+            lines[f"{fewer} to {more}"] = line = {}
+            for name in MEASURES:
+                both = [each for each in main if all(name in each["values"][stage][step] for step in (fewer, more))]
+                if both:
+                    line[name] = paired_difference(*(_means(both, stage, step, name) for step in (fewer, more)))
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
+        columns = [f"photo {number}" for number in range(1, max(self.config.photos) + 1)]
+        columns += ["truth", *(TITLES[stage] for stage in self.config.stages if stage != "white")]
+        head = Image.new("RGB", (width := rows[0].shape[-1], 14), "white")
+        for place, title in enumerate(columns):
+            ImageDraw.Draw(head).text((place * width / len(columns) + 2, 1), title, fill="black")
         with self.writing("sheet.png") as path:
-            save_png(path, _titled(rows, self.config))
+            save_png(path, torch.cat([torch.from_numpy(np.array(head)).permute(2, 0, 1).float() / 255, *rows], dim=1))
         if importlib.util.find_spec("matplotlib") is not None:
             plot_results(content["results"], self.writing)
         with self.writing("report.md") as path:
@@ -255,39 +262,12 @@ def _results(records: Sequence[dict[str, Any]], config: EvaluationConfig) -> Res
     return results
 
 
-def _gains(records: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:
-    """What more photos bring, object by object: gains[stage]["1 to 3"][measure]."""
-    gains: dict[str, dict[str, dict[str, Score]]] = {stage: {} for stage in config.stages}
-    for stage, lines in gains.items():
-        for fewer, more in pairwise(map(str, sorted(config.photos))):
-            lines[f"{fewer} to {more}"] = line = {}
-            for name in MEASURES:
-                both = [each for each in records if all(name in each["values"][stage][step] for step in (fewer, more))]
-                if both:
-                    line[name] = paired_difference(*(_means(both, stage, step, name) for step in (fewer, more)))
-    return gains
-
-
-def _titled(rows: Sequence[Tensor], config: EvaluationConfig) -> Tensor:
-    """Rows of pictures, one (3, S', W) an object -> one (3, H, W) sheet with the columns' titles above."""
-    columns = [f"photo {number}" for number in range(1, max(config.photos) + 1)]
-    columns += ["truth", *(TITLES[stage] for stage in config.stages if stage != "white")]
-    width = rows[0].shape[-1]
-    head = Image.new("RGB", (width, 14), "white")
-    draw = ImageDraw.Draw(head)
-    for place, title in enumerate(columns):
-        draw.text((place * width / len(columns) + 2, 1), title, fill="black")
-    return torch.cat([torch.from_numpy(np.array(head)).permute(2, 0, 1).float() / 255, *rows], dim=1)
-
-
 def plot_results(results: Results, writing: Writing) -> None:
     """`plots/<measure>.png`: mean and standard error against the number of photos, by stage."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     for measure in measures_of(results):
         figure = Figure(figsize=(5, 3.6), layout="constrained")  # no pyplot: no window, no state shared with others
-        FigureCanvasAgg(figure)
         axes, counts = figure.add_subplot(), set[int]()
         for stage, lines in results.items():
             points = {int(photos): scores[measure] for photos, scores in lines.items() if measure in scores}

@@ -100,7 +100,15 @@ def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
         # beyond the picture's border the object goes on where its silhouette touches that, and nowhere else
         look = partial(grid_sample, grid=-place[None, None], padding_mode="border", align_corners=False)
         kept &= (look(rough, mode="nearest")[0, 0, 0] > 0.5) & (distance > 0)
-        aside += look(_from_middle(unit_range(mask)[0])[None, None])[0, 0, 0] ** 2 / len(pictures.mask)
+        # how far each place is from its part's middle: 0 there, 1 on the outline
+        size = [max(1, round(length * min(1, OUTLINE / max(mask.shape)))) for length in mask.shape[1:]]
+        solid = np.pad(interpolate(unit_range(mask)[None], size, mode="area")[0, 0].numpy() > 0.5, 1)
+        inside = ndimage.distance_transform_edt(solid)
+        widest = np.ones_like(inside)
+        for radius in np.geomspace(1, max(inside.max(), 1), 16):  # of discs in it, the largest that reaches the place
+            widest = np.maximum(widest, radius * (ndimage.distance_transform_edt(inside < radius) < radius))
+        away = torch.from_numpy(1 - np.minimum(inside / widest, 1))[1:-1, 1:-1].float()
+        aside += look(away[None, None])[0, 0, 0] ** 2 / len(pictures.mask)
     if not bool(kept.any()):
         problem = "the silhouettes must meet in one object, but leave nothing that all cameras see"
         raise InputError(f"{problem}; are pictures, masks and cameras in one order, and cameras in one frame?")
@@ -112,17 +120,6 @@ def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
     expected = 1 - least - ((normal @ (sides - least * torch.eye(3))) * normal).sum(-1)
     likely = aside <= min(0.75 + 0.075 * max(len(towards) - 3, 0), 1.0) * expected
     return hull * torch.where(likely, 1.0, UNLIKELY).reshape(hull.shape)
-
-
-def _from_middle(mask: Tensor) -> Tensor:
-    """A silhouette, made smaller -> how far each place is from its part's middle: 0 there, 1 on the outline."""
-    size = [max(1, round(side * min(1, OUTLINE / max(mask.shape)))) for side in mask.shape]
-    solid = np.pad(interpolate(mask[None, None], size, mode="area")[0, 0].numpy() > 0.5, 1)
-    inside = ndimage.distance_transform_edt(solid)
-    widest = np.ones_like(inside)
-    for radius in np.geomspace(1, max(inside.max(), 1), 16):  # of discs in it, the largest that reaches the place
-        widest = np.maximum(widest, radius * (ndimage.distance_transform_edt(inside < radius) < radius))
-    return torch.from_numpy(1 - np.minimum(inside / widest, 1))[1:-1, 1:-1].float()
 
 
 def fit_views(
@@ -150,7 +147,17 @@ def fit_views(
     if field is not None:
         check_type("field", field, RadianceField, "such as one of load_field")
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
-        field = _new_field(pictures, generator) if field is None else copy.deepcopy(field)
+        if field is None:  # its box holds all that the silhouettes leave, its cells are as fine as the finest pixels
+            cameras = pictures.cameras
+            reach = (cameras.centers.norm(dim=-1) * ((1 + cameras.principal.abs()) / cameras.focal).amax(-1)).max()
+            reach = float(reach.clamp(0.01, 100.0))
+            hull = visual_hull(pictures, reach, COARSE_CELLS)
+            farthest = ((hull.nonzero() + 0.5) / COARSE_CELLS * 2 - 1).abs().amax() * reach
+            extent = min(float(farthest) + 2 * reach / COARSE_CELLS, reach)
+            small = replace(FieldConfig.small(), half_extent=extent, blob_sigma=extent / 3)
+            field = RadianceField(small.as_fine_as(pictures.pixel), generator=generator)
+        else:
+            field = copy.deepcopy(field)
         hull = visual_hull(pictures, field.config.half_extent, CELLS)
         fitter = FieldFitter(
             field, pictures.cameras, pictures.rgb, mask=pictures.mask, weights=pictures.weights,
@@ -161,15 +168,3 @@ def fit_views(
             if on_step is not None:
                 on_step(fitter.iteration, fitter.config.iterations, fitter.preview)
     return field.requires_grad_(False).eval()
-
-
-def _new_field(pictures: FittedPictures, generator: torch.Generator) -> RadianceField:
-    """An empty start: its box holds all that the silhouettes leave, its cells are as fine as the finest pixels."""
-    cameras = pictures.cameras
-    reach = (cameras.centers.norm(dim=-1) * ((1 + cameras.principal.abs()) / cameras.focal).amax(-1)).max()
-    reach = float(reach.clamp(0.01, 100.0))
-    hull = visual_hull(pictures, reach, COARSE_CELLS)
-    farthest = ((hull.nonzero() + 0.5) / COARSE_CELLS * 2 - 1).abs().amax() * reach
-    extent = min(float(farthest) + 2 * reach / COARSE_CELLS, reach)
-    small = replace(FieldConfig.small(), half_extent=extent, blob_sigma=extent / 3)
-    return RadianceField(small.as_fine_as(pictures.pixel), generator=generator)

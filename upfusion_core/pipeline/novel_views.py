@@ -36,12 +36,6 @@ from .prior import DiffusionPrior
 from .sampling import sample_views, view_seeds
 
 
-def shrunk_grid(cameras: Cameras, size: int) -> Cameras:
-    """Cameras whose corner-aligned grids are the pixel centres of the given ones: NDC x (size - 1) / size."""
-    share = (size - 1) / size
-    return Cameras(cameras.camera_to_world, cameras.focal / share, cameras.principal / share)
-
-
 def _check_cameras(cameras: Cameras) -> None:
     check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
     if not len(cameras):
@@ -124,8 +118,9 @@ class ViewSynthesizer(ABC):
         scene = self.own_scene(scene)
         check_count("size", size, 2, 4096)
         _check_cameras(cameras)
-        if pixel_centers:
-            cameras = shrunk_grid(cameras, size)
+        if pixel_centers:  # the centres of pixels are the corner-aligned grid of NDC x (size - 1) / size
+            share = (size - 1) / size
+            cameras = Cameras(cameras.camera_to_world, cameras.focal / share, cameras.principal / share)
         tokens = scene.tokens[None]
         views = []
         reference = scene.reference.to("cpu")

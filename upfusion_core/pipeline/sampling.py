@@ -231,8 +231,4 @@ def denoise_latents(
     noise_scheduler = make_scheduler("ddim", steps)
     # upstream: noised to entry `index`, but the model starts at entry index - 1 (golden: ddim.denoised_from_index17)
     timesteps = noise_scheduler.timesteps[len(table) - index :]
-
-    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        return prior.predict_noise(scaled, timestep, prepared, guidance)
-
-    return denoised(noise_scheduler, timesteps, start, predict, None)
+    return denoised(noise_scheduler, timesteps, start, lambda x, t: prior.predict_noise(x, t, prepared, guidance), None)

@@ -179,8 +179,29 @@ def pixels(image: Image.Image, label: str, *, upright: bool = True, is_mask: boo
     if deep and isinstance(transparent, tuple):  # Pillow keeps the upper 8 bits of each colour, and 16 of this one
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     transform = None if is_mask else _to_srgb(image, label)
-    if image.mode.startswith("I") or image.mode == "F":
-        return np.ascontiguousarray(turned(_wide(image, label, transform), turn))
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey, or floating point
+        values, key = np.array(image), image.info.get("transparency")
+        visible = values != key if isinstance(key, int) else None
+        if image.mode != "F":
+            low, high = int(values.min()), int(values.max())
+            if low < 0 or high > 65535:
+                wanted = f"{label} must hold 16-bit grey values in 0..65535"
+                raise PhotoError(f"{wanted}, got {low}..{high}; save it as 8 or 16 bit")
+            most = 255 if image.mode == "I" and high <= 255 else 65535  # Pillow's way to widen 8-bit grey
+            values = values.astype(np.float32)
+            values /= np.float32(most)
+        if transform is not None and values.min() >= 0 and values.max() <= 1:  # else refused where the range is checked
+            if transform.input_mode == "I;16":
+                wide = Image.fromarray(np.arange(65536, dtype=np.uint16)[None])
+                table = np.asarray(transform.apply(wide))[0, :, 1]
+            else:  # neutral colours of a profile for RGB
+                ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None]).convert("RGB")
+                table = np.interp(np.arange(65536) / 257, np.arange(256), np.asarray(transform.apply(ramp))[0, :, 1])
+            values = np.rint(table).astype(np.uint8)[np.rint(values * 65535).astype(np.uint16)]
+        planes = values[None]
+        if visible is not None:
+            planes = np.stack([values, visible.astype(values.dtype) * (255 if values.dtype == np.uint8 else 1)])
+        return np.ascontiguousarray(turned(planes, turn))
     alpha, gray = image.has_transparency_data, image.mode in _GRAY and transform is None
     mode = ("L" if gray else "RGB") + ("A" if alpha else "")
     height, width = image.height, image.width
@@ -208,30 +229,6 @@ def rgba(image: Image.Image, label: str) -> np.ndarray:
     return np.ascontiguousarray(np.concatenate([colors, alpha]).transpose(1, 2, 0))
 
 
-def _wide(image: Image.Image, label: str, transform: ImageCms.ImageCmsTransform | None) -> np.ndarray:
-    """(C, H, W) of 16-bit grey or floating point; C = 2 where a grey value is transparent."""
-    values, key = np.array(image), image.info.get("transparency")
-    shown = values != key if isinstance(key, int) else None
-    if image.mode != "F":
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > 65535:
-            wanted = f"{label} must hold 16-bit grey values in 0..65535"
-            raise PhotoError(f"{wanted}, got {low}..{high}; save it as 8 or 16 bit")
-        most = 255 if image.mode == "I" and high <= 255 else 65535  # Pillow's way to widen 8-bit grey
-        values = values.astype(np.float32)
-        values /= np.float32(most)
-    if transform is not None and values.min() >= 0 and values.max() <= 1:  # else refused where the range is checked
-        if transform.input_mode == "I;16":
-            table = np.asarray(transform.apply(Image.fromarray(np.arange(65536, dtype=np.uint16)[None])))[0, :, 1]
-        else:  # neutral colours of a profile for RGB
-            ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None]).convert("RGB")
-            table = np.interp(np.arange(65536) / 257, np.arange(256), np.asarray(transform.apply(ramp))[0, :, 1])
-        values = np.rint(table).astype(np.uint8)[np.rint(values * 65535).astype(np.uint16)]
-    if shown is None:
-        return values[None]
-    return np.stack([values, shown.astype(values.dtype) * (255 if values.dtype == np.uint8 else 1)])
-
-
 def _to_srgb(image: Image.Image, label: str) -> ImageCms.ImageCmsTransform | None:
     """What takes a picture's colours to sRGB; None where they are sRGB, or nothing usable says that they are not."""
     profile, lab = image.info.get("icc_profile"), image.mode == "LAB"
@@ -241,7 +238,10 @@ def _to_srgb(image: Image.Image, label: str) -> ImageCms.ImageCmsTransform | Non
     try:
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB") if lab else io.BytesIO(profile or b""))
         kind = "LAB" if lab else source.profile.xcolor_space.strip()
-        fits = {"GRAY": wide or image.mode in _GRAY, "RGB": image.mode != "CMYK", "CMYK": image.mode == "CMYK"}
+        grey = wide or image.mode in _GRAY
+        if kind == "GRAY" and not grey and image.mode != "CMYK":  # WebP, AVIF and HEIC give grey as colours
+            grey = bool(np.ptp(np.asarray(image.convert("RGB")), axis=2).max() <= 2)
+        fits = {"GRAY": grey, "RGB": image.mode != "CMYK", "CMYK": image.mode == "CMYK"}
         if not fits.get(kind, lab):
             raise ValueError(f"it is for {kind}, the picture holds {image.mode}")
         mode = kind if kind != "GRAY" else "I;16" if wide else "L"

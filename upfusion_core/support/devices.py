@@ -66,21 +66,18 @@ class Chunk:
             if done:
                 start += items
                 yield done[0]
-            else:
-                self._halve(items, each)
-
-    def _halve(self, items: int, each: int) -> None:
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        elif torch.backends.mps.is_available():
-            torch.mps.empty_cache()
-        if items == 1:
-            some = f"one {self.what}" if each == 1 else f"{each} {self.what}s"
-            advice = "close other programs, ask for smaller pictures or use another device"
-            raise OutOfMemoryError(f"memory must suffice for {some} at a time, but does not; {advice}")
-        self.size = items // 2 * each
-        message = f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}"
-        warnings.warn(message, stacklevel=3)
+                continue
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            elif torch.backends.mps.is_available():
+                torch.mps.empty_cache()
+            if items == 1:
+                some = f"one {self.what}" if each == 1 else f"{each} {self.what}s"
+                advice = "close other programs, ask for smaller pictures or use another device"
+                raise OutOfMemoryError(f"memory must suffice for {some} at a time, but does not; {advice}")
+            self.size = items // 2 * each
+            message = f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}"
+            warnings.warn(message, stacklevel=2)
 
 
 def derived_seed(*parts: int | str) -> int:

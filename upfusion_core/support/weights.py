@@ -61,7 +61,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for part in _parts(path):
-        weights |= _read_file(part)
+        with _reading(part):
+            content: Any = read_safetensors(part)[0] if part.suffix == ".safetensors" else _read_pickle(part)
+        if not isinstance(content, dict) or not content:
+            got = type(content).__name__
+            raise CheckpointError(f"{part} must hold named tensors, got {got}; it is not a state dict")
+        for name, value in content.items():
+            if not isinstance(name, str) or not isinstance(value, Tensor):
+                wanted = f"{part} must hold named tensors only, got {type(value).__name__} under {name!r:.60}"
+                raise CheckpointError(f"{wanted}; is it another kind of checkpoint?")
+            if fault := _fault(value):
+                wanted = f"{part} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}"
+                raise CheckpointError(f"{wanted}; use a file that is not quantised, or get it again")
+        weights |= content
     kept = {name: value for name, value in weights.items() if not _EMA.search(name)} or weights
     plain, wrappers = {}, set()
     for name, value in kept.items():
@@ -97,22 +109,6 @@ def _parts(path: Path) -> list[Path]:
     return [path]
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    _check_file(path)
-    with _reading(path):
-        content = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_pickle(path)
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} must hold named tensors, got {type(content).__name__}; it is not a state dict")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            wanted = f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}"
-            raise CheckpointError(f"{wanted}; is it another kind of checkpoint?")
-        if fault := _fault(value):
-            wanted = f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}"
-            raise CheckpointError(f"{wanted}; use a file that is not quantised, or get it again")
-    return content
-
-
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, mapped from the file, and metadata of a `.safetensors` file; raises what the library does."""
     with safe_open(path, framework="pt") as file:
@@ -123,7 +119,6 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a `.safetensors` file, or of all its parts; empty where it has none."""
     metadata: dict[str, str] = {}
     for part in _parts(path):
-        _check_file(part)
         with _reading(part), safe_open(part, framework="pt") as file:
             metadata |= file.metadata() or {}
     return metadata
@@ -199,6 +194,7 @@ def _check_file(path: Path) -> None:
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
+    _check_file(path)
     advice = "it is damaged, cut short or another kind of file: get it again"
     return reading(path, advice, what="a file of weights", error=CheckpointError)
 
@@ -232,7 +228,7 @@ def _read_pickle(path: Path) -> object:
     copies = [name for name in map(str, content) if found is not content and _EMA.search(name)]
     if inert or copies:
         notes = ["what a training program saved beside them"] * bool(inert) + copies
-        warnings.warn(f"{path}: of this file the weights are taken, not {' and '.join(notes)}", stacklevel=4)
+        warnings.warn(f"{path}: of this file the weights are taken, not {' and '.join(notes)}", stacklevel=3)
     return found
 
 

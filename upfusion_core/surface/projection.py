@@ -39,9 +39,10 @@ LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the phot
 class _Projector:
     """One photo, ready to be asked for the colours of points.
 
-    low: (3, H, W), its low band without what is not the object. depth: (S, S), the mesh's. rise: (S, S), how far the
-    photo's weight has risen beside outlines. trust: by how well its outline fits. gate: the share that it has beside
-    the mesh's own colours, see _gates.
+    low: (3, H, W), its low band without what is not the object. depth: (S, S), the mesh's. edges: (S, S), how many
+    samples the next outline is away. inner: (S * S,), the nearest sample that is no outline's. reach: so many samples
+    from outlines the mesh's own colours take over. trust: by how well its outline fits. gate: the share that it has
+    beside the mesh's own colours, see _gates.
     """
 
     def __init__(self, mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | None) -> None:
@@ -59,25 +60,30 @@ class _Projector:
             second = (depth.roll(1, axis) + depth.roll(-1, axis) - 2 * depth).abs()
             bends |= ~(second < 4 * footprint)  # infinite beside the outline, and NaN outside
         inside = depth < torch.inf
-        self.trust = 1.0
+        self.trust, self.reach = 1.0, BORDER * samples
         if mask is not None:
             small = interpolate(unit_range(mask).float()[None, None], (samples, samples), mode="area")[0, 0]
             union = torch.maximum(small, inside.float()).sum()
             fit = float(torch.minimum(small, inside.float()).sum() / union.clamp_min(1e-6))
             self.trust = float(np.clip((fit - 0.7) / 0.2, 0.05, 1.0))
+            outline = float((inside ^ inside.roll(1, 0)).sum() + (inside ^ inside.roll(1, 1)).sum())
+            between = float((inside ^ (small >= 0.5)).sum())
+            self.reach = max(4 * between / max(outline, 1.0), 1.0)  # four times the outlines' mean distance
             bends |= small < 0.95  # half of the background is in a pixel of the outline
             inside &= small >= 0.5
         bends[[0, -1]] = bends[:, [0, -1]] = True
-        rise = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float() / (BORDER * samples)
+        self.edges = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float()
+        row, column = ndimage.distance_transform_edt(bends.numpy(), return_distances=False, return_indices=True)
+        self.inner = torch.from_numpy(row * samples + column).view(-1)
         share = _blurred(interpolate(inside.float()[None, None], (LOW, LOW), mode="area")).clamp_min(1e-3)
         parts = []
         for channel in photo:  # one at a time: a photo of 12 megapixels is never a float tensor as a whole
             small = interpolate(unit_range(channel).float()[None, None], (samples, samples), mode="area") * inside
             parts.append(_blurred(interpolate(small, (LOW, LOW), mode="area")) / share)
-        self.low, self.depth, self.rise = torch.cat(parts, dim=1)[0], depth, rise.clamp(0, 1) ** 2
+        self.low, self.depth = torch.cat(parts, dim=1)[0], depth
 
     def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(M, 3) points and normals -> low band and detail (M, 3), weight, 0 where nothing is seen, and rise (M,)."""
+        """(M, 3) points and normals -> low band and detail (M, 3), weight (0: not seen) and certainty (M,)."""
         focal, offset = self.camera.focal[0], points - self.camera.centers[0]
         place, distance = project(points, self.camera)
         place = -place  # to the right and down
@@ -85,12 +91,18 @@ class _Projector:
         cosine = -(normals * offset).sum(dim=-1) / distance.abs()
         footprint = 2 * distance / (float(focal.min()) * self.depth.shape[-1])
         slope = (1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.05)
-        nearest, rise = _sampled(self.depth[None], place, "nearest")[:, 0], _sampled(self.rise[None], place)[:, 0]
-        visible = (distance <= nearest + footprint * (1 + 2 * slope)) & (distance > 0) & (cosine > LEAST_COSINE)
+        side = self.depth.shape[-1]
+        column, row = ((place + 1) * side / 2).long().clamp(0, side - 1).unbind(-1)
+        inner = self.inner[row * side + column]
+        beside = _sampled(self.edges[None], place) < 1  # pixels of outlines show two things: their neighbours' colours
+        place = torch.where(beside, (torch.stack([inner % side, inner // side], dim=-1) + 0.5) * 2 / side - 1, place)
+        nearest, edge = self.depth.view(-1)[inner], _sampled(self.edges[None], place)[:, 0]
+        rise = (edge / (BORDER * side)).clamp_max(1) ** 2
+        visible = ((distance - nearest).abs() <= footprint * (1 + 2 * slope)) & (distance > 0) & (cosine > LEAST_COSINE)
         density = (focal.prod() / ahead.clamp_min(1e-6) ** 2) * cosine
         weight = self.trust * visible * rise * density * (cosine - LEAST_COSINE).clamp_min(0)
         low = _sampled(self.low, place)
-        return low, _sampled(self.picture, place) - low, weight, rise
+        return low, _sampled(self.picture, place) - low, weight, (edge / self.reach).clamp_max(1) ** 2
 
 
 def project_photos(
@@ -268,14 +280,14 @@ def _mixed(
     total, sharp, sure = torch.zeros(3, len(points), 1)
     looks = [view.look(points, normals) for view in views]
     most = torch.stack([weight for _, _, weight, _ in looks]).amax(0).clamp_min(1e-12)
-    for (low, detail, weight, rise), (gain, offset), view in zip(looks, levels[:-1], views, strict=True):
+    for (low, detail, weight, certain), (gain, offset), view in zip(looks, levels[:-1], views, strict=True):
         low, mine, best = low * gain + offset, weight[:, None], (weight / most)[:, None] ** SHARP
         sums[0] += mine * low
         sums[1] += mine * low**2
         sums[2] += best * detail * gain
         total += mine
         sharp += best
-        sure += best * view.gate * rise[:, None]  # beside an outline the mesh's own colour takes over
+        sure += best * view.gate * certain[:, None]  # beside an outline the mesh's own colour takes over
     mean = sums[0] / total.clamp_min(1e-12)
     spread = (sums[1] / total.clamp_min(1e-12) - mean**2).clamp_min(0).mean(-1, keepdim=True).sqrt()
     own = own * levels[-1, 0] + levels[-1, 1]

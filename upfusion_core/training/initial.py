@@ -72,16 +72,32 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
     A folder with `unet` is read in diffusers' layout (SD 1.5), any other in the released one; a merged `.safetensors`
     and single files of UpSRT, DINOv2 (either layout) or SD 1.5 are told apart by the names of their weights.
     """
-    path = Path(source)
-    if (path / "unet").is_dir():
-        return _diffusers_weights(path, config)
+    path, found = Path(source), dict[str, Tensor]()
+    for part in ("unet", "vae", "text_encoder") if (path / "unet").is_dir() else ():
+        file = find_weights(path / part, *_FOLDER_STEMS)
+        if file is None:
+            if part == "text_encoder" or (part == "vae" and not (path / part).exists()):
+                continue
+            wanted = f"{path / part} must hold {_FOLDER_STEMS[0]}.safetensors"
+            raise CheckpointError(f"{wanted}, got no such file; download it again")
+        weights = read_weights(file)
+        if part == "text_encoder":
+            found |= {sd.TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+            continue
+        if part == "vae":
+            for old, new in _OLDER_ATTENTION.items():
+                weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
+        names = sd.unet_names(config.diffusion, weights) if part == "unet" else sd.vae_names(config.vae, weights)
+        found |= {ldm: checkpoint.stored_shape(ldm, weights[name]) for name, ldm in names.items()}
+    if found:
+        return found
     is_merged = is_safetensors(path) and checkpoint.CONFIG_KEY in read_metadata(path)
     if path.is_dir() or is_merged:
         opened = checkpoint.open_checkpoint(path)
-        found, sections = opened.config, ("upsrt", "dino", "diffusion", "vae", "image_size")
-        differing = [name for name in sections if getattr(found, name) != getattr(config, name)]
+        sizes, sections = opened.config, ("upsrt", "dino", "diffusion", "vae", "image_size")
+        differing = [name for name in sections if getattr(sizes, name) != getattr(config, name)]
         if differing:
-            values = f"must be {getattr(config, differing[0])}, got {getattr(found, differing[0])}"
+            values = f"must be {getattr(config, differing[0])}, got {getattr(sizes, differing[0])}"
             problem = f"{path} was made with other sizes ({', '.join(differing)}): {differing[0]} {values}"
             raise CheckpointError(f"{problem}; change the section model of the training configuration")
         return opened.weights
@@ -135,27 +151,6 @@ def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
             wanted = f"{name} needs {tuple(parameter.shape)} from the UNet, got {came}"
             raise CheckpointError(f"the ControlNet's {wanted}; both must be made with one configuration")
         parameter.copy_(value)
-
-
-def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for part in ("unet", "vae", "text_encoder"):
-        file = find_weights(folder / part, *_FOLDER_STEMS)
-        if file is None:
-            if part == "text_encoder" or (part == "vae" and not (folder / part).exists()):
-                continue
-            wanted = f"{folder / part} must hold {_FOLDER_STEMS[0]}.safetensors"
-            raise CheckpointError(f"{wanted}, got no such file; download it again")
-        weights = read_weights(file)
-        if part == "text_encoder":
-            found |= {sd.TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
-            continue
-        if part == "vae":
-            for old, new in _OLDER_ATTENTION.items():
-                weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
-        names = sd.unet_names(config.diffusion, weights) if part == "unet" else sd.vae_names(config.vae, weights)
-        found |= {ldm: checkpoint.stored_shape(ldm, weights[name]) for name, ldm in names.items()}
-    return found
 
 
 def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

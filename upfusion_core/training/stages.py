@@ -228,7 +228,13 @@ class DiffusionStage(nn.Module):
             latents = encode_images(self.vae, targets, posterior_noise)
         alpha = self.alphas[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        hint, *kept_maps = (zeroed(images_kept, value) for value in (self._hint(tokens, ray_maps[0]), *ray_maps))
+        objects, side = len(tokens), ray_maps[0].shape[-1]
+        forms = rearrange(ray_maps[0], "(b t) c h w -> b (t h w) c", b=objects)
+        with gradients_for(self.encoder.upsrt):
+            features = self.encoder.upsrt.decode(tokens, forms, chunk=forms.shape[1]).float()
+        # (B·T, C+6, s, s): features of each target's grid, then its rays, as pipeline.novel_views makes them
+        grids = torch.cat([rearrange(features, "b (t h w) c -> (b t) c h w", h=side, w=side), ray_maps[0]], dim=1)
+        hint, *kept_maps = (zeroed(images_kept, value) for value in (grids, *ray_maps))
         constants = self.controlnet.constants(hint, tuple(kept_maps), zeroed(images_kept, tokens))
         residuals = self.controlnet(noisy, timesteps, constants)
         # keys and values of the two prompts are computed once, then chosen for each object
@@ -236,14 +242,6 @@ class DiffusionStage(nn.Module):
         keys_values = tuple((key[index], value[index]) for key, value in both)
         eps = predict(self.unet, noisy, timesteps, self.text[index], keys_values, residuals).float()
         return {"eps": F.mse_loss(eps, noise), **terms}
-
-    def _hint(self, tokens: Tensor, rays: Tensor) -> Tensor:
-        """(B·T, C+6, s, s): features of each target's grid, then its rays, as pipeline.novel_views makes them."""
-        objects, side = len(tokens), rays.shape[-1]
-        forms = rearrange(rays, "(b t) c h w -> b (t h w) c", b=objects)
-        with gradients_for(self.encoder.upsrt):
-            features = self.encoder.upsrt.decode(tokens, forms, chunk=forms.shape[1]).float()
-        return torch.cat([rearrange(features, "b (t h w) c -> (b t) c h w", h=side, w=side), rays], dim=1)
 
 
 def kept_conditions(draw: Tensor, p: float) -> tuple[Tensor, Tensor]:

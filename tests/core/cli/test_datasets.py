@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from upfusion_core.config import PRESETS, EvaluationConfig
 from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Evaluate, Folder, Pack
 from upfusion_core.data import DATA_FORMATS
-from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
+from upfusion_core.data.shards import PictureFormat, ShardedViews
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.pipeline.upfusion import UpFusion
@@ -201,7 +201,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
     assert options_of(Pack)["kind"].choices == tuple(DATA_FORMATS)
-    assert options_of(Pack)["pictures"].choices == PICTURE_FORMATS
+    assert options_of(Pack)["pictures"].choices == get_args(PictureFormat)
     content = json.loads((shards / "index.json").read_text())
     names = {shard["name"] for shard in content["shards"]} | {"index.json"}
     assert (content["objects"], content["packed"]["split"], len(names) > 2) == (5, "train", True)

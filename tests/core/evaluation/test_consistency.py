@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,20 +28,26 @@ def _rendered(cameras: Cameras, size: int, balls=BALLS) -> RenderedViews:  # noq
     return RenderedViews(rgb, hit[:, None].float(), depth[:, None])
 
 
+def compared(*given: object) -> SimpleNamespace:
+    difference, pixels = reprojection_consistency(*given)
+    mean = float((difference.nan_to_num(0.0) * pixels).sum() / pixels.sum())
+    return SimpleNamespace(difference=difference, pixels=pixels, mean=mean)
+
+
 def test_neighbours_agree_and_opposite_views_share_nothing() -> None:
     cameras = orbit_cameras([0, 15, 30, 60], [10, 20, 15, 0])
     field = _rendered(cameras, 96)
-    found = reprojection_consistency(field.rgb, field, cameras, [(0, 1), (1, 2), (2, 3)])
+    found = compared(field.rgb, field, cameras, [(0, 1), (1, 2), (2, 3)])
     assert (found.pixels > 2000).all()
     assert (found.difference < 0.003).all()  # bilinear lookup, most of it near the outlines
     assert found.mean < 0.003
     cameras = orbit_cameras([0, 180, 10], [0, 0, 0])
     field = _rendered(cameras, 32, BALLS[:1])
-    found = reprojection_consistency(field.rgb, field, cameras, [(0, 1)])
+    found = compared(field.rgb, field, cameras, [(0, 1)])
     assert found.pixels.tolist() == [0]
     assert math.isnan(found.difference[0])
     assert math.isnan(found.mean)
-    both = reprojection_consistency(field.rgb, field, cameras, [(0, 1), (0, 2)])
+    both = compared(field.rgb, field, cameras, [(0, 1), (0, 2)])
     assert both.mean == pytest.approx(float(both.difference[1]))
 
 
@@ -49,9 +56,9 @@ def test_a_change_of_colour_is_measured() -> None:
     field = _rendered(cameras, 64)
     rgb = field.rgb.clone()
     rgb[1] = rgb[1] - 0.1  # against both of its neighbours
-    found = reprojection_consistency(rgb, field, cameras, [(0, 1), (1, 2)])
+    found = compared(rgb, field, cameras, [(0, 1), (1, 2)])
     torch.testing.assert_close(found.difference, torch.full((2,), 0.1), atol=0.01, rtol=0)
-    other = reprojection_consistency(rgb, field, cameras, [(0, 2), (2, 0)])
+    other = compared(rgb, field, cameras, [(0, 2), (2, 0)])
     assert other.difference.max() < 0.01
     weighted = (found.difference * found.pixels).sum() / found.pixels.sum()
     assert found.mean == pytest.approx(float(weighted))
@@ -63,7 +70,7 @@ def test_a_mistake_in_a_picture_is_found_where_it_is_seen() -> None:
     field = _rendered(cameras, 48)
     generator = torch.Generator().manual_seed(0)
     rgb = torch.rand(2, 3, 1, 1, generator=generator).expand(2, 3, 48, 48)  # flat: no interpolation
-    found = reprojection_consistency(rgb, field, cameras, [(0, 1)])
+    found = compared(rgb, field, cameras, [(0, 1)])
     assert float(found.difference[0]) == pytest.approx(float((rgb[0] - rgb[1]).abs().mean()), rel=1e-5)
     rays, count = camera_rays(cameras, 48, 48), 0
     for source, target in ((0, 1), (1, 0)):
@@ -83,8 +90,8 @@ def test_what_is_hidden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     field, alone = _rendered(cameras, 64), _rendered(cameras, 64, BALLS[:1])
     front = (field.depth < alone.depth - 1e-3) | (field.opacity > alone.opacity)
     rgb = torch.where(front, 0.0, 1.0).expand(2, 3, 64, 64)
-    honest = reprojection_consistency(rgb, field, cameras, [(0, 1)])
+    honest = compared(rgb, field, cameras, [(0, 1)])
     monkeypatch.setattr(metrics, "TOLERANCE", 1.0)
-    careless = reprojection_consistency(rgb, field, cameras, [(0, 1)])
+    careless = compared(rgb, field, cameras, [(0, 1)])
     assert honest.mean < 0.02  # the black ball's outline, where colours mix
     assert careless.mean > 0.1

@@ -61,7 +61,7 @@ def right(numbers: np.ndarray, mode: str, profile: str, opened: str) -> np.ndarr
         return INK_COLORS[inks] if profile == "cmyk" else 255 * (1 - numbers[..., :3]) * (1 - numbers[..., 3:])
     if mode == "LAB" or profile in SPACES:
         return 255 * meant(numbers, "lab" if mode == "LAB" else profile)
-    is_gray = profile == "grey" and opened in ("1", "L", "LA", "I", "I;16", "F")
+    is_gray = profile == "grey" and (opened in ("1", "L", "LA", "I", "I;16", "F") or np.ptp(numbers, axis=2).max() == 0)
     return 255 * (encoded(numbers**1.80078125) if is_gray else numbers)
 
 
