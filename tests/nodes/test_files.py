@@ -36,7 +36,7 @@ def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, n
     assert node.fingerprint_inputs(field="mine.safetensors") == before
     (folders / "input" / "mine.safetensors").touch()
     assert node.fingerprint_inputs(field="mine.safetensors") != before  # a changed file is read again
-    (folders / "input" / "mine.safetensors").write_bytes(b"")  # tests/core/field/test_storage.py has many
+    (folders / "input" / "mine.safetensors").write_bytes(bytes(100))  # tests/core/field/test_storage.py has many
     refused("must be a file of weights, but cannot be read", run_node, LOAD, field="mine.safetensors")
 
 

@@ -1,6 +1,7 @@
 """The grid's Triton kernels compiled ahead for GPUs that are not here: they fit into registers, and spill none.
 
-`python tests/phantom/test_kernels.py` prints what each needs; in a process of its own, as others interpret kernels.
+`python tests/phantom/test_kernels.py 75 80` prints what each needs: a process of its own, as others interpret kernels.
+The oldest one is always tried, the others with `pytest -m slow`.
 """
 
 import json
@@ -48,27 +49,23 @@ def compiled(arch: int, name: str) -> dict[str, Any]:
     return {"arch": arch, "kernel": name, **usage, "cubin": len(made.asm["cubin"])}
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.mark.parametrize("arches", [ARCHITECTURES[:1], pytest.param(ARCHITECTURES[1:], marks=pytest.mark.slow)])
+def test_kernels_fit_every_architecture(arches: tuple[int, ...], tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="needs the package triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
-    ran = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=environment, check=False)
+    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, __file__, *map(str, arches)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert not ran.returncode, ran.stderr
-    return [json.loads(line) for line in ran.stdout.splitlines()]
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_kernels_fit_every_architecture(found: list[dict[str, Any]], arch: int) -> None:
-    mine = [each for each in found if each["arch"] == arch]
-    assert len(mine) == len(KERNELS)
-    for each in mine:
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(found) == len(arches) * len(KERNELS)
+    for each in found:
         assert each["local"] == each["stack"] == 0, each  # nothing spilled
         assert each["reg"] <= 128, each  # 65,536 of a multiprocessor: 4 blocks of 128 threads at once, at least
         assert each["cubin"] > 1000
 
 
 if __name__ == "__main__":
-    for arch in ARCHITECTURES:
+    for arch in map(int, sys.argv[1:]):
         for name in KERNELS:
             print(json.dumps(compiled(arch, name)), flush=True)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from trimesh.transformations import quaternion_from_matrix
 
 from ..geometry.lenses import Lens
 from ..support.errors import InputError
@@ -94,6 +93,8 @@ def _save(path: Path, pixels: np.ndarray) -> Path:
 
 def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) -> tuple[str, str, str]:
     """cameras.txt, images.txt and points3D.txt; a point's track names the pictures that it lies in front of."""
+    from trimesh.transformations import quaternion_from_matrix  # late: nodes take the names above before they run
+
     cameras, images = [], []
     tracks: list[list[str]] = [[] for _ in range(len(points))]
     for number, picture in enumerate(pictures, 1):
