@@ -72,7 +72,7 @@ def test_floaters_hollows_and_borders() -> None:
         return shell(points) * (points[..., :2].norm(dim=-1) > 0.003)
 
     for density in (shell, pierced):
-        mesh = extract_mesh(AnalyticField(density), 96)
+        mesh = extract_mesh(AnalyticField(density), 64)
         assert float(mesh.vertices.norm(dim=-1).min()) > 0.18
         assert _solid(mesh).body_count == 1
     mesh = extract_mesh(AnalyticField(ball(0.3), extent=0.25), 48)
