@@ -175,7 +175,7 @@ def outlines(views: InputViews) -> tuple[list[Tensor], Tensor]:
         inside = np.pad(mask[::step, ::step].float().cpu().numpy(), 1)
         contours = find_contours(inside, max(float(inside.max()) / 2, 1e-3))
         places = np.concatenate(contours) * step if contours else np.zeros((0, 2))
-        if np.linalg.matrix_rank(places - places.mean(0) if len(places) else places) < 2:
+        if not len(places) or np.linalg.matrix_rank(places - places.mean(0)) < 2:
             found.append(torch.full((1, 3), math.nan, dtype=torch.float32))
             continue
         places = (places - step + 0.5)[ConvexHull(places).vertices]
