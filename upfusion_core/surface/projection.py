@@ -84,19 +84,19 @@ class _Projector:
 
     def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(M, 3) points and normals -> low band and detail (M, 3), weight (0: not seen) and certainty (M,)."""
-        focal, offset = self.camera.focal[0], points - self.camera.centers[0]
+        focal, offset, side = self.camera.focal[0], points - self.camera.centers[0], self.depth.shape[-1]
         place, distance = project(points, self.camera)
         place = -place  # to the right and down
         ahead = -(offset @ self.camera.camera_to_world[0, :3, 2])
         cosine = -(normals * offset).sum(dim=-1) / distance.abs()
-        footprint = 2 * distance / (float(focal.min()) * self.depth.shape[-1])
+        footprint = 2 * distance / (float(focal.min()) * side)
         slope = (1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.05)
-        side = self.depth.shape[-1]
         column, row = ((place + 1) * side / 2).long().clamp(0, side - 1).unbind(-1)
         inner = self.inner[row * side + column]
-        beside = _sampled(self.edges[None], place) < 1  # pixels of outlines show two things: their neighbours' colours
-        place = torch.where(beside, (torch.stack([inner % side, inner // side], dim=-1) + 0.5) * 2 / side - 1, place)
         nearest, edge = self.depth.view(-1)[inner], _sampled(self.edges[None], place)[:, 0]
+        beside = edge < 1  # pixels of outlines show two things: their neighbours' colours
+        center = (torch.stack([inner % side, inner // side], dim=-1) + 0.5) * 2 / side - 1
+        place, edge = torch.where(beside[:, None], center, place), self.edges.view(-1)[inner].where(beside, edge)
         rise = (edge / (BORDER * side)).clamp_max(1) ** 2
         visible = ((distance - nearest).abs() <= footprint * (1 + 2 * slope)) & (distance > 0) & (cosine > LEAST_COSINE)
         density = (focal.prod() / ahead.clamp_min(1e-6) ** 2) * cosine

@@ -76,9 +76,9 @@ class _Comparison:
     def residuals(self, parameters: Tensor) -> Tensor:
         """(P, 7) parameters -> (P, M) all differences of colours, and the doubts, each as if of all of them."""
         apart = (self.pictures(parameters) - self.truth).flatten(1)
-        return (
-            apart if self.doubts is None else torch.cat([apart, self.doubts(parameters) * len(apart.T) ** 0.5], dim=1)
-        )
+        if self.doubts is not None:
+            apart = torch.cat([apart, self.doubts(parameters) * len(apart.T) ** 0.5], dim=1)
+        return apart
 
     def errors(self, parameters: Tensor) -> Tensor:
         return self.residuals(parameters).square().mean(1).cpu()
