@@ -9,19 +9,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_models import Pack, Run, refused
+from small_models import Run, refused
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("types", "shown", "lines")
 SIZE = 96
-
-
-@pytest.fixture(autouse=True)
-def _quiet(pack: Pack, types: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("views", "field", "pixels"):
-        monkeypatch.setattr(pack(f"nodes.{name}"), "progress_hook", lambda _: lambda *_: None, raising=False)
-    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
-    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
-    monkeypatch.setattr(pack("nodes.host"), "send_line", lambda text: None)
 
 
 @pytest.fixture(scope="module")

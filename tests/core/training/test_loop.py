@@ -1,5 +1,6 @@
 """The training loop: what a run computes, shows and saves, and what it refuses to begin."""
 
+import importlib.util
 import itertools
 import json
 import math
@@ -35,6 +36,8 @@ from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate, train
 from upfusion_core.training.report import Averaged, History, read_state
 from upfusion_core.training.stages import calibrate_latents, make_stage
+
+pytestmark = pytest.mark.usefixtures("rough")
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +215,7 @@ def test_averaged_weights_are_saved_and_taken_by_the_next_stage(tmp_path: Path) 
 @pytest.mark.parametrize("stage", ["encoder", "autoencoder", "diffusion"])
 def test_what_a_run_shows(stage: str, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "SAMPLING_STEPS", 2)
+    monkeypatch.setattr(report, "importlib", importlib)  # the packages that draw curves
     config = tiny_config(stage, steps=2, validate_every=2, precision="bf16" if stage == "encoder" else "no")
     seen = []
 
