@@ -1,5 +1,6 @@
 """Photos from the input folder: turned, with their lens and transparency; of many, the sharp ones; a sheet of all."""
 
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -73,7 +74,8 @@ def test_frames_of_a_film_are_taken_by_their_number(
         assert (source, window) == ("film.mp4", (0.0, 0.0))
         return ((number, rgb) for number, rgb in enumerate(frames) if wanted is None or number in wanted)
 
-    monkeypatch.setattr(core, "film_frames", decoded)
+    for module in (core, sys.modules[core.choose_pictures.__module__]):
+        monkeypatch.setattr(module, "film_frames", decoded)
     video = SimpleNamespace(get_stream_source=lambda: "film.mp4")
     images, _, report, names = run_node("UpFusionLoadPhotos", photos="", count=3, video=video)
     taken = [int(line.split()[1][:-1]) for line in report.splitlines() if line.endswith("taken") and "frame" in line]
