@@ -1,7 +1,5 @@
 """`upfusion batch`: a list of objects, each reconstructed by a worker into its folder, and the overview of them all."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

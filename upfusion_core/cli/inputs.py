@@ -1,7 +1,5 @@
 """What a run is given: options, photos, cameras, the model. All of it is checked before anything is written."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`upfusion reconstruct`: photos -> views -> radiance field -> mesh; `upfusion demo`: the same beside the truth."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import ExitStack

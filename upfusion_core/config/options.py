@@ -3,8 +3,6 @@
 To add one, add its field here and use it. Commands are composed of parts that they share; names are unique within one.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args

@@ -1,7 +1,5 @@
 """Between the released folder and one merged file, in either direction."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator, Mapping

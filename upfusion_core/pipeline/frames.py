@@ -1,7 +1,5 @@
 """Many pictures of one object, of files or a film -> those that are sharp and show it from sides far apart."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

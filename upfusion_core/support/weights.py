@@ -1,7 +1,5 @@
 """Files of weights, by whomever, and the states that our own runs go on from: read whole and as saved, or refused."""
 
-from __future__ import annotations
-
 import math
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The colours of a surface: an atlas of flat charts (xatlas), and what a look at each of its texels sees of a field."""
 
-from __future__ import annotations
-
 import functools
 import math
 import threading
