@@ -117,7 +117,7 @@ class UpFusionLoadPhotos(io.ComfyNode):
             note = "taken" if degrees is None else f"taken, lens of {degrees:.0f} degrees"
             lines.append(f"{names[-1]}: {one.reason or note}")
             if not one.reason:
-                photo = core.read_photo(file or frames[one.source] / 255)
+                photo = core.read_photo(frames[one.source] / 255 if isinstance(one.source, int) else one.source)
                 channels = [photo.rgb] if photo.coverage is None else [photo.rgb, photo.coverage[None]]
                 rgb = torch.cat([part / 255 if part.dtype == torch.uint8 else part for part in channels])
                 images.append(image_from_rgb(rgb[None]))

@@ -15,7 +15,7 @@ from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
 from ..models.perceptual import load_lpips
 from ..pipeline.distill import distill_cameras
-from ..pipeline.examples import ExampleViews, example_views
+from ..pipeline.examples import example_views
 from ..pipeline.given_views import given_photos
 from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.pose import estimate_photo_cameras, photo_sheet

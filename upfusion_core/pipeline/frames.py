@@ -1,5 +1,7 @@
 """Many pictures of one object, of files or a film -> those that are sharp and show it from sides far apart."""
 
+from __future__ import annotations
+
 import io
 import math
 import os
@@ -24,7 +26,7 @@ SHARP_SIDE, SIDE = 384, 16  # pixels along the sides of what sharpness is measur
 BLURRED = 0.3  # of the median sharpness; less is blurred
 FRAMES = 600  # of a film at most, that are looked at; of longer ones every second, fourth and so on
 CELL = 128  # pixels along the sides of a picture on a sheet
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif")
 
 
 def photo_files(paths: Sequence[Path]) -> list[Path]:
@@ -120,7 +122,7 @@ def choose_pictures(
     """
     looked, frames, stride = list[Looked](), list[Looked](), 1
     for number, path in enumerate(photos, 1):
-        looked.append(Looked.of(path, read_photo(path, least=4 * CELL).rgb))
+        looked.append(Looked.of(path, read_photo(path, f"photo {number}", least=4 * CELL).rgb))
         on_progress(number / len(photos))
     for place, (number, rgb) in enumerate(() if film is None else film_frames(film, None, window)):
         if place % stride == 0:
