@@ -103,6 +103,7 @@ class Looked(NamedTuple):
 
     @classmethod
     def of(cls, source: Path | int, rgb: Tensor) -> Looked:
+        """Of a picture (3, H, W), uint8 or in [0, 1]."""
         small, shown = shrunk(unit_range(rgb[:3]), CELL), torch.ones(3, CELL, CELL)
         top, left = ((CELL - side) // 2 for side in small.shape[1:])
         shown[:, top : top + small.shape[1], left : left + small.shape[2]] = small
