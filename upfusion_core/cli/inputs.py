@@ -91,7 +91,7 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
 
 def of_folder_or_film(photos: Photos, output: Path) -> tuple[Photos, list[Looked]]:
     """In place of a folder the pictures in it, by name, with their masks; in place of a film frames, written beside
-    `output`; of more than a model takes those that are sharp and show the most sides. And all that was looked at."""
+    `output`; of more than a model takes those that are sharp and show the most sides; then all that was looked at."""
     first = photos.photos[0] if len(photos.photos) == 1 else Path()
     film = first if first.suffix.lower() in FILMS else None
     if film is None and (len(photos.photos) != 1 or not first.is_dir()):
@@ -112,7 +112,7 @@ def of_folder_or_film(photos: Photos, output: Path) -> tuple[Photos, list[Looked
                 save_png(path, rgb / 255)
         kept = [folder / f"{number:06d}.png" for number in kept]
     masked = tuple(masks[path.stem] for path in kept) if masks else photos.masks
-    return replace(photos, photos=tuple(kept), masks=masked), looked
+    return replace(photos, photos=tuple(kept), masks=masked), looked if len(kept) < len(looked) else []
 
 
 def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
