@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from ..config.base import Option, built, flat, from_value, options_of
-from ..config.models import MAX_PHOTOS
+from ..config.models import MAX_VIEWS
 from ..config.options import Batch, Folder, Networks, Photos, Reconstruct
 from ..support import files
 from ..support.errors import InputError, UpFusionError
@@ -162,8 +162,8 @@ class JobList:
                 value = tuple(paths) if option.several else paths[0]
             values[option.name] = value
         photos, masks = len(values["photos"]), len(values.get("masks", ()))
-        if photos > MAX_PHOTOS or masks not in (0, photos):
-            wanted = f"column photos must name 1 to {MAX_PHOTOS}, and column masks none or one for each"
+        if photos > MAX_VIEWS or masks not in (0, photos):
+            wanted = f"column photos must name 1 to {MAX_VIEWS}, and column masks none or one for each"
             raise InputError(f"{where}, {wanted}, got {photos} and {masks}; correct it")
         self._add(from_value(str, row["name"], f"{where}, column name"), values, where)
 
@@ -308,7 +308,7 @@ class Reconstructing:
         found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in (*PHOTO_SUFFIXES, ".gif"))
         masks = {path.stem.removesuffix(MASKED): path for path in found if path.stem.endswith(MASKED)}
         taken = [path for path in found if not path.stem.endswith(MASKED)]
-        if not 1 <= len(taken) <= MAX_PHOTOS or (masks and masks.keys() != {path.stem for path in taken}):
-            wanted = f"{folder} must hold 1 to {MAX_PHOTOS} photos, and masks ({MASKED}) of none or of each"
+        if not 1 <= len(taken) <= MAX_VIEWS or (masks and masks.keys() != {path.stem for path in taken}):
+            wanted = f"{folder} must hold 1 to {MAX_VIEWS} photos, and masks ({MASKED}) of none or of each"
             raise InputError(f"{wanted}, got {len(taken)} and {len(masks)}; add or remove some")
         return replace(photos, photos=tuple(taken), masks=tuple(masks[path.stem] for path in taken if masks))

@@ -16,6 +16,7 @@ from ..models.checkpoint import recommended_guidance
 from ..models.stable_diffusion import tokenize
 from ..pipeline import sampling
 from ..pipeline.examples import example_views
+from ..pipeline.frames import choose_views
 from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.photos import prepare_views
 from ..pipeline.upfusion import UpFusion
@@ -59,7 +60,8 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
         def prepared(size: int) -> InputViews:
             if size not in held:
                 held.clear()
-                held[size] = prepare_views(list(photos.photos), masks, size=size, cameras=known, **find)
+                views = prepare_views(list(photos.photos), masks, size=size, cameras=known, **find)
+                held[size] = choose_views(views, photos.network_photos)
             return held[size]
 
         prepared(256)  # the released size, which is nearly always the one wanted

@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 
+from ..config import MAX_PHOTOS
 from ..support.checks import check_count, check_shape
-from ..support.errors import MissingPackageError, PhotoError
+from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.images import shrunk, unit_range
+from ..types import InputViews
 
 SHARP_SIDE, SIDE = 384, 16  # pixels along the sides of what sharpness is measured in, and of what is compared
 BLURRED = 0.3  # of the median sharpness; less is blurred
@@ -82,6 +85,30 @@ def spread_choice(features: Tensor, sharp: Tensor, count: int, *, in_order: bool
         word = f"blurred: sharpness {value:.2g}, less than {limit:.2g}" if value < limit else f"like {like[number] + 1}"
         reasons.append("" if number in kept else word)
     return reasons
+
+
+def choose_views(views: InputViews, numbers: Sequence[int] = ()) -> InputViews:
+    """The same photos, and which of them the networks see; all go to cameras, fit and texture.
+
+    Those of `numbers`, which count from 1 and hold photo 1's; without them, of more than 6 photos that and sharp ones of
+    sides far apart, by given cameras or by what they look like. InputError: numbers that do not fit.
+    """
+    if numbers:
+        if 1 not in numbers or not set(numbers) <= set(range(1, len(views) + 1)) or len(set(numbers)) > MAX_PHOTOS:
+            wanted = f"the networks must see photo 1 and up to {MAX_PHOTOS - 1} others of {len(views)} photos"
+            raise InputError(f"{wanted}, got {', '.join(map(str, numbers)):.80}; name others")
+        reasons = ["" if number in numbers else "not asked for" for number in range(1, len(views) + 1)]
+        return replace(views, left_out=tuple(reasons))
+    if len(views.seen) <= MAX_PHOTOS:
+        return views
+    own = list(views.rgb) if views.sources is None else [source.rgb for source in views.sources]
+    sharp = torch.tensor([photo_sharpness(photo) for photo in own])
+    sharp[0] = sharp.max()  # photo 1 says what the frame is
+    if views.cameras is not None and views.cameras.given:
+        sides = torch.nn.functional.normalize(views.cameras.cameras.centers, dim=-1)
+    else:
+        sides = torch.stack([appearance(rgb) for rgb in views.rgb])
+    return replace(views, left_out=tuple(spread_choice(sides, sharp, MAX_PHOTOS)))
 
 
 def film_frames(
