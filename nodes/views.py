@@ -123,7 +123,7 @@ class UpFusionLoadPhotos(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         photos = "Files or folders inside ComfyUI's input folder, a line each; the first photo is the reference."
-        count = "How many to keep; fewer are all kept. Of more than 6, 6 go to the networks, all to cameras, fit and texture."
+        count = "How many to keep; fewer are all kept. Networks see 6 of more; cameras, fit and texture take all."
         video = "A film of the object from all sides, from Load Video: its sharp frames are spread round the object."
         takes = [
             io.String.Input("photos", default="", multiline=True, tooltip=photos),
@@ -215,8 +215,8 @@ class UpFusionExampleViews(io.ComfyNode):
 
 
 class UpFusionPrepareViews(io.ComfyNode):
-    """Makes 1 to 64 photos of one object ready: the background becomes white and a square is cut round the object. Photos
-    may differ in size; a socket may carry a batch. Photo 1 is the reference view; the networks see up to 6 photos."""
+    """Makes 1 to 64 photos of one object ready: the background becomes white and a square is cut round the object.
+    Photos may differ in size; a socket may carry a batch. Photo 1 is the reference view; the networks see up to 6."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -90,8 +90,8 @@ def spread_choice(features: Tensor, sharp: Tensor, count: int, *, in_order: bool
 def choose_views(views: InputViews, numbers: Sequence[int] = ()) -> InputViews:
     """The same photos, and which of them the networks see; all go to cameras, fit and texture.
 
-    Those of `numbers`, which count from 1 and hold photo 1's; without them, of more than 6 photos that and sharp ones of
-    sides far apart, by given cameras or by what they look like. InputError: numbers that do not fit.
+    Those of `numbers`, which count from 1 and hold photo 1's; without them, of more than 6 photos the first and sharp
+    ones of sides far apart, by given cameras or by what they look like. InputError: numbers that do not fit.
     """
     if numbers:
         if 1 not in numbers or not set(numbers) <= set(range(1, len(views) + 1)) or len(set(numbers)) > MAX_PHOTOS:

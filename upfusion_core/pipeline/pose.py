@@ -41,6 +41,8 @@ def estimate_photo_cameras(
 ) -> PhotoCameras:
     """The cameras that the scene's photos were taken by, as far as they can be found; the same each time.
 
+    Those that the networks see are looked for together, others by fives beside photo 1, as `score` was calibrated.
+
     model: whose scene it is. on_step: called with (rounds done, total, None); raise from it to stop.
     Raises InputError where the scene holds no photos, or something is of another type.
     """
@@ -58,8 +60,23 @@ def estimate_photo_cameras(
         off = (torch.tensor(search.elevations_degrees, dtype=torch.float32) - height) / search.elevation_deviation
         prior = (-off.square() / 2).log_softmax(0)
         hook = on_step or (lambda *_: None)
-        drawn = sample_poses(shapes, prior, search, lambda sweep: hook(sweep, search.sweeps, None))
-        return _answer(shapes, distances, drawn, reference, search)
+        rest = [place for place in range(len(views)) if place not in views.seen]
+        groups = [views.seen, *([0, *rest[first : first + 5]] for first in range(0, len(rest), 5))]
+        total, answers = len(groups) * search.sweeps, []
+        for begun, group in zip(range(0, total, search.sweeps), groups, strict=True):
+
+            def told(sweep: int, begun: int = begun) -> None:
+                hook(begun + sweep, total, None)
+
+            own = [shapes[place] for place in group]
+            drawn = sample_poses(own, prior, search, told)
+            answers.append(_answer(own, distances[group], drawn, reference, search))
+    places = [place for group in groups for place in group]
+    order = [places.index(place) for place in range(len(views))]
+    accepted, score = (torch.cat([getattr(each, name) for each in answers])[order] for name in ("accepted", "score"))
+    reasons = [reason for each in answers for reason in each.reasons]
+    cameras = Cameras.concatenate(each.cameras for each in answers)[torch.tensor(order)]
+    return PhotoCameras(cameras, accepted, score, reasons=tuple(reasons[place] for place in order))
 
 
 def _answer(
