@@ -56,7 +56,8 @@ class Photos:
     """What turns photos into a scene."""
 
     photos: Annotated[tuple[Path, ...], Flag(metavar="PHOTO...", argument=True, section="sources")] = ()
-    """1 to 64 photos of one object; the first is the reference."""
+    """1 to 64 photos of one object, the first is the reference; or a folder of them; or a film (.mp4, .mov, .webm), of
+    which six sharp frames from all sides are taken."""
     masks: Annotated[tuple[Path, ...], Flag(("--mask",), section="sources")] = ()
     """Mask of a photo, white on the object; once a photo, in the same order."""
     network_photos: Annotated[tuple[PhotoNumber, ...], Flag(metavar="NUMBERS", commas=True)] = ()

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, NoReturn
 
-from .errors import CheckpointError, InputError, OutputError, UpFusionError
+from .errors import InputError, OutputError, UpFusionError
 
 # name of a file -> a temporary path that becomes it when the block ends well
 Writing = Callable[[str], AbstractContextManager[Path]]
@@ -113,14 +113,6 @@ def check_path(name: str, value: object) -> None:
     """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
         raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
-
-
-def check_weights_name(path: Path) -> None:
-    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
 
 
 def _reason(error: OSError) -> str:

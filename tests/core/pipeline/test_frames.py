@@ -31,6 +31,7 @@ def test_sharp_ones_round_the_object_or_along_a_film() -> None:
     assert reasons[3].startswith("blurred")
     assert reasons[7] == "like 7" or reasons[6] == "like 8"
     assert spread_choice(ring([0.0, 90.0]), torch.ones(2), 6) == ["", ""]
+    assert spread_choice(torch.zeros(3, 2), torch.ones(3), 2) == ["", "like 1", "like 1"]
     refused("sharp", spread_choice, ring([0.0, 90.0]), torch.ones(3), 6)
     degrees = [360.0 * index / 48 for index in range(48)]
     saturated = torch.cat([(10 * ring(degrees)).cos(), (10 * ring(degrees)).sin()], dim=1)  # far is not beyond near
