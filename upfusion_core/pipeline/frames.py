@@ -1,7 +1,5 @@
 """Many pictures of one object, of files or a film -> those that are sharp and show it from sides far apart."""
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -104,7 +102,7 @@ class Looked(NamedTuple):
     reason: str = ""
 
     @classmethod
-    def of(cls, source: Path | int, rgb: Tensor) -> Looked:
+    def of(cls, source: Path | int, rgb: Tensor) -> "Looked":
         """Of a picture (3, H, W), uint8 or in [0, 1]."""
         small, shown = shrunk(unit_range(rgb[:3]), CELL), torch.ones(3, CELL, CELL)
         top, left = ((CELL - side) // 2 for side in small.shape[1:])

@@ -1,7 +1,5 @@
 """Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings
@@ -139,7 +137,7 @@ class Photo:
     distortion: Mapping[str, Any] | None = None  # that was taken out of it
     shrunk: int = 1  # how many pixels of the file are one along each side
 
-    def straightened(self, lens: Lens) -> Photo:
+    def straightened(self, lens: Lens) -> "Photo":
         """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
         lens = lens.resized((self.rgb.shape[2], self.rgb.shape[1]))  # large photos are read smaller
         rgb, known = lens.undistorted(self.rgb)
