@@ -9,7 +9,7 @@ explains it, none is trusted.
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, count, pairwise
 
 import numpy as np
 import torch
@@ -62,14 +62,10 @@ def estimate_photo_cameras(
         hook = on_step or (lambda *_: None)
         rest = [place for place in range(len(views)) if place not in views.seen]
         groups = [views.seen, *([0, *rest[first : first + 5]] for first in range(0, len(rest), 5))]
-        total, answers = len(groups) * search.sweeps, []
-        for begun, group in zip(range(0, total, search.sweeps), groups, strict=True):
-
-            def told(sweep: int, begun: int = begun) -> None:
-                hook(begun + sweep, total, None)
-
+        total, ticks, answers = len(groups) * search.sweeps, count(1), []
+        for group in groups:
             own = [shapes[place] for place in group]
-            drawn = sample_poses(own, prior, search, told)
+            drawn = sample_poses(own, prior, search, lambda _: hook(next(ticks), total, None))
             answers.append(_answer(own, distances[group], drawn, reference, search))
     places = [place for group in groups for place in group]
     order = [places.index(place) for place in range(len(views))]
