@@ -221,10 +221,6 @@ class Similarity:
     translation: Tensor  # (3,) in scene units
 
     @classmethod
-    def identity(cls) -> Similarity:
-        return cls(1.0, torch.eye(3), torch.zeros(3))
-
-    @classmethod
     def from_angles(
         cls,
         yaw_degrees: float = 0.0,
@@ -234,7 +230,7 @@ class Similarity:
         scale: float = 1.0,
         translation: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Similarity:
-        """Turned about +Z by roll, then about +X by pitch, then about +Y by yaw."""
+        """Turned about +Z by roll, then about +X by pitch, then about +Y by yaw; left alone the identity."""
         angles = [math.radians(angle) for angle in (yaw_degrees, pitch_degrees, roll_degrees)]
         return cls.from_parameters(torch.tensor([*angles, math.log(scale), *translation], dtype=torch.float32))
 

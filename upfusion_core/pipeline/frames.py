@@ -164,9 +164,7 @@ def choose_views(views: InputViews, numbers: Sequence[int] = ()) -> InputViews:
 
 
 def film_frames(
-    source: Film,
-    wanted: Container[object] | None = None,
-    window: tuple[float, float] = (0, 0),
+    source: Film, wanted: Container[object] | None = None, window: tuple[float, float] = (0, 0)
 ) -> Iterator[tuple[int, Tensor]]:
     """Number and picture (3, H, W), uint8 and upright, of the `wanted` frames of a film, or of all.
 

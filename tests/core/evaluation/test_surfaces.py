@@ -16,7 +16,7 @@ from upfusion_core.field.rendering import render_views
 from upfusion_core.geometry.cameras import Similarity
 
 SAMPLES = 60_000
-NOWHERE = Similarity.identity()
+NOWHERE = Similarity.from_angles()
 
 
 def _grid(shift: float = 0.0) -> Tensor:

@@ -23,7 +23,7 @@ def test_similarities_by_hand() -> None:
     roll = Similarity.from_angles(0, 0, 90)  # about +Z: +X comes to +Y
     torch.testing.assert_close(roll.apply(torch.tensor([[1.0, 0, 0]])), torch.tensor([[0.0, 1, 0]]))
     points = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Similarity.identity().apply(points), points)
+    assert torch.equal(Similarity.from_angles().apply(points), points)
     moved = Similarity.from_angles(30).move(orbit_cameras([50], 20))
     torch.testing.assert_close(moved.camera_to_world, orbit_cameras([20], 20).camera_to_world, atol=1e-6, rtol=0)
     larger = Similarity.from_angles(scale=2.0).move(orbit_cameras([50], 20))
