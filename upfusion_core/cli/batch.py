@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from ..config.base import Option, built, flat, from_value, options_of
-from ..config.models import MAX_PHOTOS
+from ..config.models import MAX_VIEWS
 from ..config.options import Batch, Folder, Networks, Reconstruct
 from ..support import files
 from ..support.errors import InputError, UpFusionError
@@ -161,8 +161,8 @@ class JobList:
                 value = tuple(paths) if option.several else paths[0]
             values[option.name] = value
         photos, masks = len(values["photos"]), len(values.get("masks", ()))
-        if photos > MAX_PHOTOS or masks not in (0, photos):
-            wanted = f"column photos must name 1 to {MAX_PHOTOS}, and column masks none or one for each"
+        if photos > MAX_VIEWS or masks not in (0, photos):
+            wanted = f"column photos must name 1 to {MAX_VIEWS}, and column masks none or one for each"
             raise InputError(f"{where}, {wanted}, got {photos} and {masks}; correct it")
         self._add(from_value(str, row["name"], f"{where}, column name"), values, where)
 

@@ -1,7 +1,5 @@
 """Files written whole or not at all, strangers' files read, names checked; JSON; files of data sets and the package."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -288,7 +286,7 @@ class Remote:
         with reading(address, "correct it, or install what it needs", what="an address that fsspec knows"):
             self._system, self._path = fsspec.core.url_to_fs(self.address)
 
-    def __truediv__(self, name: str) -> Remote:
+    def __truediv__(self, name: str) -> "Remote":
         return Remote(f"{self.address}/{name}")
 
     def is_file(self) -> bool:
