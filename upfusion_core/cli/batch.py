@@ -1,7 +1,5 @@
 """`upfusion batch`: a list of objects, each reconstructed by a worker into its folder, and the overview of them all."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -20,8 +18,8 @@ import typer
 from pydantic import ValidationError
 
 from ..config.base import Option, built, flat, from_value, options_of
-from ..config.models import MAX_PHOTOS
-from ..config.options import Batch, Folder, Networks, Photos, Reconstruct
+from ..config.models import MAX_VIEWS
+from ..config.options import Batch, Folder, Networks, Reconstruct
 from ..support import files
 from ..support.errors import InputError, UpFusionError
 from ..support.spread import Lost, Work, spread
@@ -30,7 +28,6 @@ from .overview import CSV_NAME, HTML_NAME, Overview, Row
 from .run import RECORD_NAME, Record, read_record, recorded, settled_run
 
 LARGEST_LIST = 1_000_000_000  # bytes; a row has about a hundred
-MASKED = "_mask"  # in a folder cup_mask.png is the mask of cup.jpg
 
 
 class Job(NamedTuple):
@@ -164,8 +161,8 @@ class JobList:
                 value = tuple(paths) if option.several else paths[0]
             values[option.name] = value
         photos, masks = len(values["photos"]), len(values.get("masks", ()))
-        if photos > MAX_PHOTOS or masks not in (0, photos):
-            wanted = f"column photos must name 1 to {MAX_PHOTOS}, and column masks none or one for each"
+        if photos > MAX_VIEWS or masks not in (0, photos):
+            wanted = f"column photos must name 1 to {MAX_VIEWS}, and column masks none or one for each"
             raise InputError(f"{where}, {wanted}, got {photos} and {masks}; correct it")
         self._add(from_value(str, row["name"], f"{where}, column name"), values, where)
 
@@ -281,9 +278,8 @@ class Reconstructing:
         begun = time.monotonic()
         try:
             with self.results.making(job.name) as folder:
-                command = replace(job.command, photos=self._photos(job.command.photos))
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                    self._run(command, folder)
+                    self._run(job.command, folder)
                 return Row.of(job.name, read_record(folder / RECORD_NAME))
         except Exception as error:  # a fault of ours must not stop the others either
             reason = str(error) if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
@@ -300,17 +296,3 @@ class Reconstructing:
             if not resume:
                 raise
             run_reconstruct(replace(command, folder=Folder(folder, force=True)), told)
-
-    def _photos(self, photos: Photos) -> Photos:
-        """Those of a folder in the order of their names, and their masks, where it holds any."""
-        from ..pipeline.frames import PHOTO_SUFFIXES  # with torch, as above
-
-        if not (folder := photos.photos[0]).is_dir():
-            return photos
-        found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in (*PHOTO_SUFFIXES, ".gif"))
-        masks = {path.stem.removesuffix(MASKED): path for path in found if path.stem.endswith(MASKED)}
-        taken = [path for path in found if not path.stem.endswith(MASKED)]
-        if not 1 <= len(taken) <= MAX_PHOTOS or (masks and masks.keys() != {path.stem for path in taken}):
-            wanted = f"{folder} must hold 1 to {MAX_PHOTOS} photos, and masks ({MASKED}) of none or of each"
-            raise InputError(f"{wanted}, got {len(taken)} and {len(masks)}; add or remove some")
-        return replace(photos, photos=tuple(taken), masks=tuple(masks[path.stem] for path in taken if masks))

@@ -3,10 +3,9 @@
 A new format is its reader, a line in `DATA_FORMATS` (before "meshes", which takes any folder with a mesh), and a test.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,21 +50,24 @@ DATA_FORMATS: dict[str, Format] = {
 }
 
 
-def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> MultiViewDataset:
+def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> "MultiViewDataset":
     """The data set in a folder, or a single .tar of shards; its views have `size` pixels a side.
 
     `kind` is a name in DATA_FORMATS, recognised by its files unless given. InputError if there is no such folder, or it
     is of no known format.
     """
     from ..support.checks import check_choice
-    from .shards import INDEX_NAME, UNFINISHED_NAME, is_index
+    from .shards import FORMAT, INDEX_NAME, UNFINISHED_NAME
 
-    path = Path(root)
+    path, index = Path(root), b""
     if kind in (None, "shards") and path.suffix == ".tar" and path.is_file():
         kind = "shards"
     else:
         existing_folder(path)
-    if kind is None and ((path / UNFINISHED_NAME).is_file() or is_index(path / INDEX_NAME)):
+    if (path / INDEX_NAME).is_file():  # a pipe would never end
+        with suppress(OSError), (path / INDEX_NAME).open("rb") as file:
+            index = file.read(1000)  # ours, damaged or not, or somebody else's
+    if kind is None and ((path / UNFINISHED_NAME).is_file() or FORMAT.encode() in index):
         kind = "shards"
     if kind is None:
         kind = next((name for name, known in DATA_FORMATS.items() if known.fits(path)), None)

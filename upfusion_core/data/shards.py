@@ -4,14 +4,11 @@ A shard is a tar file; an object's sample is `<key>.json` with its cameras, `<ke
 `<key>.<view>.mask.<ending>` and, where depths were packed, `<key>.<view>.depth.npy`. `index.json` lists the shards.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -38,7 +35,7 @@ from .views import UP, MultiViewDataset, PosedViews, StoredObject, StoredViews, 
 INDEX_NAME = "index.json"
 UNFINISHED_NAME = "packing.json"  # stands beside the shards until all are written
 MIXED_SHARDS = 8  # neighbours in the order of a pass whose objects are mixed
-_FORMAT, _VERSION = "upfusion-shards", 1
+FORMAT, _VERSION = "upfusion-shards", 1
 _LEAST_OBJECT = 1024  # bytes of an object, which has at least one member and its header
 _LARGEST_MEMBER = 128_000_000  # bytes of a member that was packed by us
 _REMEMBERED_SHARDS = 64  # of which the places of all members are kept, a few MB each at most
@@ -63,15 +60,7 @@ class Shard:
 def index_content(shards: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
     """What `index.json` holds: name, objects and bytes of each shard, and what else is worth knowing."""
     objects = sum(shard["objects"] for shard in shards)
-    return {"format": _FORMAT, "version": _VERSION, "objects": objects, "shards": shards, **facts}
-
-
-def is_index(path: Path) -> bool:
-    """Whether a file is the index of a set of shards, damaged or not, and not somebody else's index.json."""
-    if path.is_file():  # a pipe would never end
-        with suppress(OSError), path.open("rb") as file:
-            return _FORMAT.encode() in file.read(1000)
-    return False
+    return {"format": FORMAT, "version": _VERSION, "objects": objects, "shards": shards, **facts}
 
 
 def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
@@ -84,10 +73,10 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     path = root / INDEX_NAME
     if path.is_file():
         content = read_json(path)
-        known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (_FORMAT, _VERSION)
+        known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (FORMAT, _VERSION)
         entries = content.get("shards") if known else None
         if not isinstance(entries, list):
-            wanted = f'an index of shards ("{_FORMAT}", version {_VERSION}, a list of shards)'
+            wanted = f'an index of shards ("{FORMAT}", version {_VERSION}, a list of shards)'
             raise InputError(f"{path} must be {wanted}, got {shown(content, 80)}; pack the set again")
         for shard in [shard_entry(path, entry) for entry in entries]:
             if not os.path.isfile(shard.path):  # unlike pathlib's, also false for names that no file can have

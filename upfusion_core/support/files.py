@@ -1,7 +1,5 @@
 """Files written whole or not at all, strangers' files read, names checked; JSON; files of data sets and the package."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -11,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, NoReturn
 
-from .errors import CheckpointError, InputError, OutputError, UpFusionError
+from .errors import InputError, OutputError, UpFusionError
 
 # name of a file -> a temporary path that becomes it when the block ends well
 Writing = Callable[[str], AbstractContextManager[Path]]
@@ -113,14 +111,6 @@ def check_path(name: str, value: object) -> None:
     """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
         raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
-
-
-def check_weights_name(path: Path) -> None:
-    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
 
 
 def _reason(error: OSError) -> str:
@@ -296,7 +286,7 @@ class Remote:
         with reading(address, "correct it, or install what it needs", what="an address that fsspec knows"):
             self._system, self._path = fsspec.core.url_to_fs(self.address)
 
-    def __truediv__(self, name: str) -> Remote:
+    def __truediv__(self, name: str) -> "Remote":
         return Remote(f"{self.address}/{name}")
 
     def is_file(self) -> bool:

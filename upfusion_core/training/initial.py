@@ -1,7 +1,5 @@
 """The weights that training starts from: our own files, Stable Diffusion 1.5 in either layout, or nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,7 +113,7 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
 
 
 @torch.no_grad()
-def prepare_autoencoder(vae: AutoencoderKL) -> None:
+def prepare_autoencoder(vae: "AutoencoderKL") -> None:
     """Makes an untrained autoencoder's signal louder than its noise, in which it would drown for thousands of steps.
 
     torch's own start shrinks a signal by 1/sqrt(3) in every convolution, so those between the residual blocks keep the
