@@ -123,7 +123,7 @@ def test_a_field_of_views_and_a_data_set(
     assert len(views.rgb) == 3
     assert options["generator"].initial_seed() == 3
 
-    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
+    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32, threshold=12.0)
     extras = {"masks": masks, "mesh": mesh, "placement": placement}
     (folder,) = run_node("UpFusionSaveDataset", images=images, cameras=cameras, format="colmap", **extras)
     names = ["view_001.png", "view_002.png", "view_003.png"]
