@@ -85,6 +85,7 @@ def test_scenes_and_photos_cameras_are_the_library_s(run_node: Run, loaded: Load
     assert picture.shape[1] > 128 * len(cameras)
     expected = core.estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
     torch.testing.assert_close(cameras.camera_to_world, expected.cameras.camera_to_world, atol=1e-2, rtol=0)
+    assert torch.equal(cameras.photos.accepted, expected.accepted)
     lines = report.splitlines()
     assert len(lines) == len(expected)
     assert lines[0] == "photo 1: azimuth 0.0, elevation 22.5 degrees, the reference"
