@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..support.errors import InputError
-from ..support.files import existing_folder, subfolders
+from ..support.files import existing_folder, located, subfolders
 
 if TYPE_CHECKING:
     from .views import MultiViewDataset
@@ -52,20 +53,25 @@ DATA_FORMATS: dict[str, Format] = {
 
 
 def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> MultiViewDataset:
-    """The data set in a folder, or a single .tar of shards; its views have `size` pixels a side.
+    """The data set in a folder, or shards in a .tar or at an address of fsspec; its views have `size` pixels a side.
 
     `kind` is a name in DATA_FORMATS, recognised by its files unless given. InputError if there is no such folder, or it
     is of no known format.
     """
     from ..support.checks import check_choice
-    from .shards import INDEX_NAME, UNFINISHED_NAME, is_index
+    from .shards import FORMAT, INDEX_NAME, UNFINISHED_NAME, ShardedViews
 
-    path = Path(root)
+    path = located(root)
+    if not isinstance(path, Path):
+        return ShardedViews(path, size=size)
     if kind in (None, "shards") and path.suffix == ".tar" and path.is_file():
         kind = "shards"
     else:
         existing_folder(path)
-    if kind is None and ((path / UNFINISHED_NAME).is_file() or is_index(path / INDEX_NAME)):
+    if kind is None and (path / INDEX_NAME).is_file():  # a pipe would never end
+        with suppress(OSError), (path / INDEX_NAME).open("rb") as file:  # it may be somebody else's
+            kind = "shards" if FORMAT.encode() in file.read(1000) else None
+    if kind is None and (path / UNFINISHED_NAME).is_file():
         kind = "shards"
     if kind is None:
         kind = next((name for name, known in DATA_FORMATS.items() if known.fits(path)), None)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .checks import magnitude
 from .errors import CheckpointError
-from .files import check_weights_name, inside, read_json, reading
+from .files import inside, read_json, reading
 
 # how a file of weights goes on after its stem: as it is, in parts, or as a copy of half the size
 _ENDINGS = (
@@ -183,7 +183,10 @@ def listed(names: list[str], most: int = 20) -> str:
 
 
 def _check_file(path: Path) -> None:
-    check_weights_name(path)
+    try:  # as the readers of weights want it
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
     if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} does not exist; check the path or get it again")
     if not path.is_file():

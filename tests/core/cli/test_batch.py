@@ -7,6 +7,7 @@ import re
 import signal
 import tarfile
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,10 @@ from PIL import Image
 from refusals import refused as wrong
 
 from upfusion_core import MeshAsset
-from upfusion_core.cli import reconstruct
+from upfusion_core.cli import reconstruct, spread
 from upfusion_core.cli.batch import Job, JobList
 from upfusion_core.cli.reconstruct import distill_config
-from upfusion_core.config.options import Folder, Photos, Reconstruct
-from upfusion_core.support import spread
+from upfusion_core.config.options import Folder, Photos, Reconstruct, Spread
 
 SMALL = ("--device", "cpu", "--views", 0, "--turntable-size", 16, "--texture-size", 0, "--batch-size", 2)
 TRIANGLE = MeshAsset(torch.eye(3), torch.tensor([[0, 1, 2]]), torch.eye(3))
@@ -147,7 +147,9 @@ def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path:
     assert "got 2 and 1" in rows["masked"]["reason"]
     first = rows["object 0"]
     assert (first["photos"], first["cameras"], first["faces"], first["reason"]) == ("1", "1", "1", "")
-    spent = sum(read_run(out / "object 0")["timings_seconds"].values())
+    record = read_run(out / "object 0")
+    assert record["inputs"]["photos"] == [sha256((jobs / "object 0/front.png").read_bytes()).hexdigest()]
+    spent = sum(record["timings_seconds"].values())
     assert float(first["seconds"]) == pytest.approx(spent, abs=0.05)
     assert read_run(out)["status"] == "failed"
 
@@ -225,7 +227,6 @@ def end_some() -> Callable[[int], int]:
 def test_lost_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPREAD_MARK", str(tmp_path / "mark"))
     monkeypatch.setattr(spread, "ATTEMPTS", 2)
-    found = dict(spread.spread(end_some, [0, 1, 2, 3], workers=2))
-    assert isinstance(found[1], spread.Lost)
-    assert "lost 2 times" in found.pop(1)
+    found = dict(spread.spread(end_some, [0, 1, 2, 3], Spread(workers=2)))
+    assert "lost 2 times" in str(found.pop(1))
     assert found == {0: 0, 2: 20, 3: 30}

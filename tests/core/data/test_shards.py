@@ -6,6 +6,7 @@ import math
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from refusals import refused
 
 from upfusion_core import InputError, orbit_cameras
 from upfusion_core.data import open_dataset
-from upfusion_core.data.shards import PackState, ShardedViews, index_content, pack_shards
+from upfusion_core.data.shards import PackState, ShardedViews, encoded, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
 from upfusion_core.support.files import replacing, write_json
 
@@ -52,10 +53,19 @@ class Objects(list):
         return found
 
 
-def packed(folder: Path, objects: Sequence[PosedViews | None] = DISCS[:5], **options: object) -> Path:
+def packed(
+    folder: Path,
+    objects: Sequence[PosedViews | None] = DISCS[:5],
+    state: PackState | None = None,
+    *,
+    shard_bytes: int = 25_000,
+    on_shard: Callable[[PackState], None] | None = None,
+    **options: object,
+) -> Path:
     """Two objects a shard unless told."""
-    options = {"shard_bytes": 25_000, "depth": True} | options
-    state = pack_shards(Objects(objects), range(len(objects)), lambda name: replacing(folder / name), **options)
+    encode, state = partial(encoded, Objects(objects), **{"depth": True, **options}), state or PackState()
+    place, told = range(len(objects)), {"shard_bytes": shard_bytes, "on_shard": on_shard}
+    pack_shards(partial(map, encode), place, lambda name: replacing(folder / name), state, **told)
     write_json(folder / "index.json", index_content(state.shards, {"skipped": state.skipped}))
     return folder
 
