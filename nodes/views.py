@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +13,6 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from .. import upfusion_core as core
 from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, InputViews, SceneEncoding, check_type
@@ -24,8 +23,7 @@ from .files import inside
 from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, ViewsSocket, checked
 
 SIZE = 512  # pixels along each side of prepared photos; models resize them to their own size
-FRAMES = 600  # of a film at most, that are looked at; of longer ones every second, fourth and so on
-SHOWN, CELL, COLUMNS = 60, 128, 6  # pictures of the sheet at most, pixels along each one's side, and in a row
+SHOWN, COLUMNS = 60, 6  # pictures of the sheet at most, and in a row
 COLORS = {"": (40, 160, 70), "blurred": (210, 60, 50), "like": (150, 150, 150)}
 """Of the frame round a picture of the sheet, by the first word of why it was left out."""
 
@@ -46,72 +44,21 @@ class Photo(NamedTuple):
     aside: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A photo, or a frame of the film (path None), as far as choosing needs it."""
-
-    name: str
-    path: Path | None
-    number: int
-    sharp: float
-    look: Tensor
-    shown: Tensor  # (3, CELL, CELL), no larger than that and on white
-    note: str
-
-    @classmethod
-    def of(cls, name: str, path: Path | None, number: int, rgb: Tensor, note: str = "") -> Candidate:
-        """rgb: (3, H, W), uint8 or in [0, 1]."""
-        share = CELL / max(rgb.shape[1:])
-        height, width = (max(1, round(side * share)) for side in rgb.shape[1:])
-        values = rgb[None].float() / (255 if rgb.dtype == torch.uint8 else 1)
-        shown = torch.ones(3, CELL, CELL)
-        top, left = (CELL - height) // 2, (CELL - width) // 2
-        small = interpolate(values, (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
-        shown[:, top : top + height, left : left + width] = small
-        return cls(name, path, number, core.photo_sharpness(rgb), core.appearance(shown), shown, note)
-
-    @classmethod
-    def files(cls, photos: str) -> Iterator[Candidate]:
-        root, on_step = Path(folder_paths.get_input_directory()), host.progress_hook("looking at the photos")
-        paths = _paths(photos)
-        for number, path in enumerate(paths):
-            name, degrees = path.relative_to(root).as_posix(), core.field_of_view(path)
-            note = "taken" if degrees is None else f"taken, lens of {degrees:.0f} degrees"
-            yield cls.of(name, path, number, core.read_photo(path, least=CELL * 4).rgb, note)
-            on_step(number + 1, len(paths), None)
-
-    @classmethod
-    def film(cls, source: Any, window: tuple[float, float]) -> list[Candidate]:
-        """FRAMES or fewer of its frames, evenly."""
-        found: list[Candidate] = []
-        stride = 1
-        for seen, (number, rgb) in enumerate(core.film_frames(source, None, window)):
-            if seen % stride == 0:
-                found.append(cls.of(f"frame {number}", None, number, rgb, "taken"))
-            if len(found) > FRAMES:
-                found, stride = found[::2], 2 * stride
-            host.check_interrupted()
-        return found
-
-    @staticmethod
-    def sheet(found: list[Candidate], reasons: list[str]) -> Tensor:
-        """(3, H, W): all that were taken, and as many of the others as there is room for, in their order."""
-        left = [index for index, reason in enumerate(reasons) if reason]
-        room = max(1, SHOWN - (len(reasons) - len(left)))
-        shown = sorted(
-            {*(index for index, reason in enumerate(reasons) if not reason), *left[:: -(-len(left) // room) or 1]}
-        )
-        rows, font = -(-len(shown) // COLUMNS), ImageFont.load_default(12)
-        sheet = Image.new("RGB", (COLUMNS * (CELL + 10), rows * (CELL + 30)), "white")
-        draw = ImageDraw.Draw(sheet)
-        for place, index in enumerate(shown):
-            x, y = place % COLUMNS * (CELL + 10) + 5, place // COLUMNS * (CELL + 30) + 5
-            word = reasons[index].split(":")[0]
-            pixels = (255 * found[index].shown.movedim(0, -1)).round().byte().numpy()
-            sheet.paste(Image.fromarray(pixels), (x, y))
-            draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=COLORS[word.split(" ")[0]], width=3)
-            draw.text((x, y + CELL + 4), f"{found[index].name[-14:]} {word}", fill="black", font=font)
-        return torch.from_numpy(np.array(sheet)).movedim(-1, 0) / 255
+def chosen_sheet(looked: list[core.Looked], names: list[str]) -> Tensor:
+    """(3, H, W): all that were taken, and as many of the others as there is room for, in their order."""
+    taken = [place for place, one in enumerate(looked) if not one.reason]
+    left = [place for place, one in enumerate(looked) if one.reason]
+    shown = sorted([*taken, *left[:: -(-len(left) // max(1, SHOWN - len(taken))) or 1]])
+    rows, cell, font = -(-len(shown) // COLUMNS), looked[0].shown.shape[1], ImageFont.load_default(12)
+    sheet = Image.new("RGB", (COLUMNS * (cell + 10), rows * (cell + 30)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, index in enumerate(shown):
+        x, y = place % COLUMNS * (cell + 10) + 5, place // COLUMNS * (cell + 30) + 5
+        word = looked[index].reason.split(":")[0]
+        sheet.paste(Image.fromarray((255 * looked[index].shown.movedim(0, -1)).round().byte().numpy()), (x, y))
+        draw.rectangle((x - 3, y - 3, x + cell + 2, y + cell + 2), outline=COLORS[word.split(" ")[0]], width=3)
+        draw.text((x, y + cell + 4), f"{names[index][-14:]} {word}", fill="black", font=font)
+    return torch.from_numpy(np.array(sheet)).movedim(-1, 0) / 255
 
 
 class UpFusionLoadPhotos(io.ComfyNode):
@@ -154,28 +101,32 @@ class UpFusionLoadPhotos(io.ComfyNode):
         if video is not None:
             source = video.get_stream_source()
             window = getattr(video, "get_active_trim_window", lambda: window)()
-        found = [*Candidate.files(photos), *([] if source is None else Candidate.film(source, window))]
-        if not found:
+        on_step, root = host.progress_hook("looking at the photos"), Path(folder_paths.get_input_directory())
+        looked = core.choose_pictures(
+            _paths(photos), count, source, window, lambda share: on_step(round(100 * share), 100, None)
+        )
+        if not looked:
             raise InputError("photos must name files or folders of the input folder, got none; or connect a video")
-        reasons = [""] * len(found)
-        if len(found) > count:
-            looks, sharp = torch.stack([one.look for one in found]), torch.tensor([one.sharp for one in found])
-            reasons = core.spread_choice(looks, sharp, count, in_order=source is not None)
-        kept = [one for one, reason in zip(found, reasons, strict=True) if not reason]
-        frames = {} if source is None else dict(core.film_frames(source, {one.number for one in kept}, window))
-        images = []
-        for one in kept:
-            photo = core.read_photo(frames[one.number] / 255 if one.path is None else one.path)
-            channels = [photo.rgb] if photo.coverage is None else [photo.rgb, photo.coverage[None]]
-            rgb = torch.cat([part / 255 if part.dtype == torch.uint8 else part for part in channels])
-            images.append(image_from_rgb(rgb[None]))
-        lines = [f"{one.name}: {reason or one.note}" for one, reason in zip(found, reasons, strict=True)]
-        text = f"{len(kept)} of {len(found)} taken\n" + "\n".join(lines)
+        kept = {one.source for one in looked if not one.reason}
+        frames = {} if source is None else dict(core.film_frames(source, kept, window))
+        images, lines, names = [], [], []
+        for one in looked:
+            file = one.source if isinstance(one.source, Path) else None
+            names.append(f"frame {one.source}" if file is None else file.relative_to(root).as_posix())
+            degrees = None if file is None else core.field_of_view(file)
+            note = "taken" if degrees is None else f"taken, lens of {degrees:.0f} degrees"
+            lines.append(f"{names[-1]}: {one.reason or note}")
+            if not one.reason:
+                photo = core.read_photo(frames[one.source] / 255 if isinstance(one.source, int) else one.source)
+                channels = [photo.rgb] if photo.coverage is None else [photo.rgb, photo.coverage[None]]
+                rgb = torch.cat([part / 255 if part.dtype == torch.uint8 else part for part in channels])
+                images.append(image_from_rgb(rgb[None]))
+        text = f"{len(images)} of {len(looked)} taken\n" + "\n".join(lines)
         host.send_line(text.split("\n")[0])
-        sheet = image_from_rgb(Candidate.sheet(found, reasons)[None])
-        names = "\n".join(one.name for one in kept if one.path is not None)
+        sheet = image_from_rgb(chosen_sheet(looked, names)[None])
+        files = "\n".join(name for one, name in zip(looked, names, strict=True) if one.source in kept - frames.keys())
         shown = ui.PreviewImage(sheet, cls=cls).as_dict()
-        return io.NodeOutput(images, sheet, text, names, ui={**shown, "text": (text,)})
+        return io.NodeOutput(images, sheet, text, files, ui={**shown, "text": (text,)})
 
 
 class UpFusionExampleViews(io.ComfyNode):

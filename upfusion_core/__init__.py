@@ -55,7 +55,9 @@ _NAMES = {
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
-    "pipeline.frames": ("appearance", "film_frames", "photo_files", "photo_sharpness", "spread_choice"),
+    "pipeline.frames": (
+        *("Looked", "appearance", "choose_pictures", "film_frames", "photo_files", "photo_sharpness", "spread_choice"),
+    ),
     "pipeline.given_views": ("fit_views", "given_photos"),
     "pipeline.masks": ("estimate_mask",),
     "pipeline.photo_cameras": ("cameras_round_object", "load_photo_cameras"),

@@ -1,7 +1,5 @@
 """`python -m upfusion_core`: the command `upfusion`, where that is not on the search path."""
 
-from __future__ import annotations
-
 from .cli import main
 
 if __name__ == "__main__":

@@ -378,15 +378,6 @@ class RenderedViews:
     opacity: Tensor
     depth: Tensor
 
-    def __post_init__(self) -> None:
-        check_shape("RenderedViews.rgb", self.rgb, ("Q", 3, "H", "W"))
-        count, _, height, width = self.rgb.shape
-        for name in ("opacity", "depth"):
-            check_shape(f"RenderedViews.{name}", getattr(self, name), (count, 1, height, width))
-        check_unit_range("RenderedViews.rgb", self.rgb, "clamp it")
-        check_unit_range("RenderedViews.opacity", self.opacity, "clamp it")
-        check_finite("RenderedViews.depth", self.depth)
-
 
 class Step(int):
     """A step's number, which also tells what it is of and what is left; distillations call `on_step` with it.

@@ -1,17 +1,17 @@
 """The size and shape of the code: printed by `pytest tests/core/test_structure.py -s`, and held to ceilings."""
 
-from __future__ import annotations
-
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
 import upfusion_core
 
 ROOT = Path(__file__).resolve().parents[2]
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 CEILINGS = {
     "lines of upfusion_core": 19_500,  # 16,000; 1,800 true pixels, cameras; 700 files, GPUs; 300 model; 700 batch
     "files of upfusion_core": 98,
@@ -37,10 +37,6 @@ def lines(*folders: str) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources(*folders))
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
 def used_at_one_place() -> list[str]:
     """Functions of modules, without a decorator and not public, whose name stands at one place or none in all code."""
     trees = {path: parsed(path) for path in sources("upfusion_core", "nodes")}
@@ -52,7 +48,7 @@ def used_at_one_place() -> list[str]:
         f"{path.relative_to(ROOT)}: {node.name}"
         for path, tree in trees.items()
         for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(node, FUNCTIONS)
         and not node.decorator_list
         and node.name not in upfusion_core.__all__
         and uses[node.name] <= 1
@@ -79,20 +75,11 @@ def imports() -> dict[str, set[str]]:
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Groups of files that import each other, directly or through others."""
-
-    def reached(start: str) -> set[str]:
-        seen: set[str] = set()
-        left = list(graph.get(start, ()))
-        while left:
-            name = left.pop()
-            if name not in seen:
-                seen.add(name)
-                left += graph.get(name, ())
-        return seen
-
-    reach = {name: reached(name) for name in graph}
-    groups = {tuple(sorted(other for other in reach[name] if name in reach.get(other, ()))) for name in graph}
-    return [list(group) for group in sorted(groups) if group]
+    names = sorted(graph.keys() | set().union(*graph.values()))
+    links = np.array([[other in graph.get(name, ()) for other in names] for name in names])
+    groups = connected_components(links, connection="strong")[1].tolist()
+    found = [[name for name, group in zip(names, groups, strict=True) if group == one] for one in sorted(set(groups))]
+    return [members for members in found if len(members) > 1]
 
 
 def test_circles_by_hand() -> None:
@@ -102,6 +89,7 @@ def test_circles_by_hand() -> None:
 def test_the_code_is_no_larger_than_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     code = sources("upfusion_core", "nodes")
     once, groups = used_at_one_place(), circles(imports())
+    found = [node for path in code for node in ast.walk(parsed(path)) if isinstance(node, FUNCTIONS)]
     counts = {
         "lines of upfusion_core": lines("upfusion_core"),
         "files of upfusion_core": len(sources("upfusion_core")),
@@ -109,9 +97,7 @@ def test_the_code_is_no_larger_than_allowed(capsys: pytest.CaptureFixture[str]) 
         "files of nodes": len(sources("nodes")),
         "lines of tests": lines("tests"),
         "lines of the longest file": max(len(path.read_text(encoding="utf-8").splitlines()) for path in code),
-        "lines of the longest function": max(
-            (node.end_lineno or 0) - node.lineno + 1 for path in code for node in functions(parsed(path))
-        ),
+        "lines of the longest function": max((node.end_lineno or 0) - node.lineno + 1 for node in found),
         "functions used at one place": len(once),
         "import circles": len(groups),
     }

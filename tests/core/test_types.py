@@ -4,7 +4,7 @@ import torch
 from refusals import refused
 from torch import Tensor
 
-from upfusion_core import Cameras, InputViews, NovelViews, RenderedViews, SceneEncoding, ViewConditioning, orbit_cameras
+from upfusion_core import Cameras, InputViews, NovelViews, SceneEncoding, ViewConditioning, orbit_cameras
 
 CAMERA, PAIR = orbit_cameras(0), orbit_cameras([0, 90])
 
@@ -45,15 +45,11 @@ def test_what_flows_between_the_stages() -> None:
     refused("hint must be", make_conditioning, cameras=CAMERA)
     refused(r"tokens must be \(V·P, C\), got \(8,\)", SceneEncoding, tokens=torch.ones(8), reference=CAMERA)
     refused(r"must be \(1, 3, H, W\).*; one picture a", NovelViews, rgb=torch.rand(2, 3, 4, 4), cameras=CAMERA)
-    parts = dict.fromkeys(("rgb", "opacity", "depth"), torch.rand(2, 1, 4, 4))
-    refused(r"must be \(Q, 3, H, W\)", RenderedViews, **parts)
-    tokens, views = torch.ones(2, 3), make_views()
+    tokens = torch.ones(2, 3)
     refused("reference must be Cameras, got NoneType; use orbit_cameras", SceneEncoding, tokens, None)
     refused("views must be InputViews", SceneEncoding, tokens, CAMERA, 3)
     refused("must be finite", SceneEncoding, tokens / 0, CAMERA)
     refused(r"must hold tokens, got \(0, 8\)", SceneEncoding, torch.ones(0, 8), CAMERA)
-    refused(r"opacity must be in \[0, 1\], got \[2, 2", RenderedViews, views.rgb, views.mask * 2, views.mask)
-    refused(r"RenderedViews\.depth must be finite", RenderedViews, views.rgb, views.mask, views.mask / 0)
     refused("parts must be Iterable", Cameras.concatenate, 5)
     null = make_conditioning().unconditional()
     assert float(null.hint.abs().sum() + null.tokens.abs().sum() + sum(m.abs().sum() for m in null.ray_maps)) == 0

@@ -1,5 +1,6 @@
 """Photos from the input folder: turned, with their lens and transparency; of many, the sharp ones; a sheet of all."""
 
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -47,11 +48,14 @@ def test_files_stand_upright_and_tell_their_lens(run_node: Run, folders: Path) -
     refused("must stay inside", run_node, "UpFusionLoadPhotos", photos="../other")
 
 
-def test_of_many_the_sharp_and_different_ones_are_taken(run_node: Run, folders: Path) -> None:
+def test_of_many_or_of_a_film_the_sharp_and_different_ones_are_taken(
+    run_node: Run, core: ModuleType, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = []
     for number in range(8):
-        picture = dots(number if number < 6 else 5)
-        picture = picture.filter(ImageFilter.GaussianBlur(4)) if number == 3 else picture
+        picture = dots(min(number, 5)).filter(ImageFilter.GaussianBlur(4 if number == 3 else 0))
         picture.save(folders / f"input/{number}.png")
+        frames.append((number, torch.from_numpy(np.array(picture)).movedim(-1, 0)))
     photos = "\n".join(f"{number}.png" for number in range(8))
     images, sheet, report, names = run_node("UpFusionLoadPhotos", photos=photos, count=5)
     assert len(images) == 5
@@ -62,22 +66,12 @@ def test_of_many_the_sharp_and_different_ones_are_taken(run_node: Run, folders: 
     assert sum(": like " in line for line in lines) == 2
     colors = {tuple(pixel) for pixel in (255 * sheet[0]).round().int().reshape(-1, 3).tolist()}
     assert {(40, 160, 70), (210, 60, 50), (150, 150, 150)} <= colors
-
-
-def test_frames_of_a_film_are_taken_by_their_number(
-    run_node: Run, core: ModuleType, folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = [torch.from_numpy(np.array(dots(number % 8))).movedim(-1, 0) for number in range(16)]
-
-    def decoded(source, wanted, window):  # noqa: ANN001, ANN202
-        assert (source, window) == ("film.mp4", (0.0, 0.0))
-        return ((number, rgb) for number, rgb in enumerate(frames) if wanted is None or number in wanted)
-
-    monkeypatch.setattr(core, "film_frames", decoded)
+    for module in (core, sys.modules[core.choose_pictures.__module__]):
+        decoded = lambda film, wanted, _: (one for one in frames if wanted is None or one[0] in wanted)  # noqa: E731
+        monkeypatch.setattr(module, "film_frames", decoded)
     video = SimpleNamespace(get_stream_source=lambda: "film.mp4")
     images, _, report, names = run_node("UpFusionLoadPhotos", photos="", count=3, video=video)
-    taken = [int(line.split()[1][:-1]) for line in report.splitlines() if line.endswith("taken") and "frame" in line]
-    assert len(taken) == len(images) == 3
-    assert names == ""
+    taken = [number for number, _ in frames if f"frame {number}: taken" in report]
+    assert (len(taken), names) == (3, "")
     for number, image in zip(taken, images, strict=True):
-        torch.testing.assert_close(image[0].movedim(-1, 0), frames[number] / 255)
+        torch.testing.assert_close(image[0].movedim(-1, 0), frames[number][1] / 255)

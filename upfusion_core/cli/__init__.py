@@ -1,7 +1,5 @@
 """The command `upfusion`."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from contextlib import suppress

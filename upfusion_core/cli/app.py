@@ -1,7 +1,5 @@
 """The commands. What they do is imported when they are called, so that --help needs no torch."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`upfusion batch`: a list of objects, each reconstructed by a worker into its folder, and the overview of them all."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -23,7 +21,7 @@ from pydantic import ValidationError
 
 from ..config.base import Option, built, flat, from_value, options_of
 from ..config.models import MAX_PHOTOS
-from ..config.options import Batch, Folder, Networks, Photos, Reconstruct
+from ..config.options import Batch, Folder, Networks, Reconstruct
 from ..support import files
 from ..support.errors import InputError, OutputError, UpFusionError
 from .console import answer, bar, duration, say
@@ -33,7 +31,6 @@ from .spread import Work, spread
 
 LARGEST_LIST = 1_000_000_000  # bytes; a row has about a hundred
 OF_ALL = ("output", "resume", "force")  # no columns
-MASKED = "_mask"  # in a folder cup_mask.png is the mask of cup.jpg
 
 
 class Job(NamedTuple):
@@ -281,9 +278,8 @@ class Reconstructing:
         begun = time.monotonic()
         try:
             with self.results.making(job.name) as folder:
-                command = replace(job.command, photos=self._photos(job.command.photos))
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                    self._run(command, folder)
+                    self._run(job.command, folder)
                 return Row.of(job.name, read_record(folder / RECORD_NAME))
         except Exception as error:  # a fault of ours must not stop the others either
             reason = str(error) if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
@@ -300,17 +296,3 @@ class Reconstructing:
             if not resume:
                 raise
             run_reconstruct(replace(command, folder=Folder(folder, force=True)), told)
-
-    def _photos(self, photos: Photos) -> Photos:
-        """Those of a folder in the order of their names, and their masks, where it holds any."""
-        from ..pipeline.frames import photo_files  # with torch, as above
-
-        if not (folder := photos.photos[0]).is_dir():
-            return photos
-        found = photo_files([folder])
-        masks = {path.stem.removesuffix(MASKED): path for path in found if path.stem.endswith(MASKED)}
-        taken = [path for path in found if not path.stem.endswith(MASKED)]
-        if not 1 <= len(taken) <= MAX_PHOTOS or (masks and masks.keys() != {path.stem for path in taken}):
-            wanted = f"{folder} must hold 1 to {MAX_PHOTOS} photos, and masks ({MASKED}) of none or of each"
-            raise InputError(f"{wanted}, got {len(taken)} and {len(masks)}; add or remove some")
-        return replace(photos, photos=tuple(taken), masks=tuple(masks[path.stem] for path in taken if masks))

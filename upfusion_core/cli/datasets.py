@@ -1,7 +1,5 @@
 """What is done with data sets: `upfusion pack`, `upfusion evaluate`, and `upfusion train`, one stage in its folder."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`upfusion mesh`, `upfusion convert` and `upfusion info`: files, with a record beside them."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

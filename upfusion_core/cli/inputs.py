@@ -1,37 +1,40 @@
 """What a run is given: options, photos, cameras, the model. All of it is checked before anything is written."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from ..config.models import MAX_PHOTOS
 from ..config.options import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..models.stable_diffusion import tokenize
 from ..pipeline import sampling
 from ..pipeline.examples import example_views
+from ..pipeline.frames import Looked, choose_pictures, film_frames, photo_files
 from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.photos import prepare_views
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.files import BUNDLED_NAME, json_number, read_json, reading, shown
+from ..support.files import BUNDLED_NAME, json_number, read_json, reading, replacing, shown
+from ..support.images import contact_sheet, save_png
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
-from .console import say
+from .console import bar, say
 from .run import Run, plan, settled_run
 
 Command = TypeVar("Command", bound="Demo | Reconstruct | Views | Predict")
 PreparedPhotos = Callable[[int], InputViews]  # the photos at the model's image size
 
 MAX_CAMERAS = 10_000  # in one list
+MASKED = "_mask"  # in a folder cup_mask.png is the mask of cup.jpg
+FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
 _ESTIMATE_KEYS = {"accepted", "score"}  # beside the cameras that were estimated for photos; not read
@@ -45,11 +48,12 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
         command = replace(command, networks=replace(command.networks, model=model))
         if not isinstance(command, Predict) and command.sampler.guidance is None:
             command = replace(command, sampler=replace(command.sampler, guidance=recommended_guidance(model)))
+        looked: list[Looked] = []
         if isinstance(command, Demo):
             photos = Photos(example_views(command.object, command.photos).paths)
         else:
-            photos = command.photos
-
+            photos, looked = of_folder_or_film(command.photos, run.folder)
+            command = replace(command, photos=photos)
         masks, known = list(photos.masks) or None, None
         if photos.photo_cameras is not None:
             elevation = 22.5 if isinstance(command, Demo) else command.photo_elevation
@@ -78,7 +82,40 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
             for note in known.notes:
                 say(note)
         plan(run, command, inputs)
+        if looked:
+            run.record.note(choice={str(one.source): one.reason or "taken" for one in looked})
         yield run, command, prepared
+        if looked and not run.already_finished:
+            shown = [one.shown if not one.reason else 0.7 + 0.3 * one.shown for one in looked]  # paler where left out
+            with run.writing("choice.png", keep=False) as path:
+                save_png(path, contact_sheet(torch.stack(shown)))
+            run.tell(f"{len(photos.photos)} of {len(looked)} pictures taken; run.json says why", "choice.png")
+
+
+def of_folder_or_film(photos: Photos, output: Path) -> tuple[Photos, list[Looked]]:
+    """In place of a folder the pictures in it, by name, with their masks; in place of a film frames, written beside
+    `output`; of more than a model takes those that are sharp and show the most sides. And all that was looked at."""
+    first = photos.photos[0] if len(photos.photos) == 1 else Path()
+    film = first if first.suffix.lower() in FILMS else None
+    if film is None and (len(photos.photos) != 1 or not first.is_dir()):
+        return photos, []
+    files = [] if film else photo_files([first])
+    masks = {path.stem.removesuffix(MASKED): path for path in files if path.stem.endswith(MASKED)}
+    files = [path for path in files if not path.stem.endswith(MASKED)]
+    if masks and masks.keys() != {path.stem for path in files}:
+        wanted = f"{first} must hold photos, and masks ({MASKED}) of none or of each"
+        raise InputError(f"{wanted}, got {len(files)} and {len(masks)}; add or remove some")
+    with bar(f"Looking at {first.name}") as show:
+        looked = choose_pictures(files, MAX_PHOTOS, film, on_progress=partial(show, first.name))
+    kept: Any = [one.source for one in looked if not one.reason]
+    if film is not None:
+        folder = output.absolute().with_name(f"{output.absolute().name}-frames")
+        for number, rgb in film_frames(film, kept):
+            with replacing(folder / f"{number:06d}.png") as path:
+                save_png(path, rgb / 255)
+        kept = [folder / f"{number:06d}.png" for number in kept]
+    masked = tuple(masks[path.stem] for path in kept) if masks else photos.masks
+    return replace(photos, photos=tuple(kept), masks=masked), looked
 
 
 def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:

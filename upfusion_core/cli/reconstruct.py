@@ -1,7 +1,5 @@
 """`upfusion reconstruct`: photos -> views -> radiance field -> mesh; `upfusion demo`: the same beside the truth."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +15,7 @@ from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
 from ..models.perceptual import load_lpips
 from ..pipeline.distill import distill_cameras
-from ..pipeline.examples import ExampleViews, example_views
+from ..pipeline.examples import example_views
 from ..pipeline.given_views import given_photos
 from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.pose import estimate_photo_cameras, photo_sheet
@@ -217,8 +215,20 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
             save_turntable(run, field, DEMO_TURNTABLE_SIZE)
             save_mesh(run, field, DEMO_SURFACE, ("glb",))
             if example.large and not run.finished("mesh_photos"):
-                with run.stage("mesh_photos"):
-                    save_photo_texture(run, field, example)
+                with run.stage("mesh_photos"):  # with the pixels of the larger photos, and a picture of both meshes
+                    views = example.posed(256)
+                    assert views.cameras is not None, "they were given"
+                    mesh = extracted(field, DEMO_TEXTURE, size := DEMO_TEXTURE.texture_size)
+                    meshes, shown = (mesh, painted(mesh, given_photos(views, views.cameras), size)), []
+                    for each in meshes:
+                        assert each.uvs is not None, "it has a texture"
+                        assert each.texture is not None, "it has a texture"
+                        colors, first = torch.ones_like(each.vertices), torch.zeros(len(each.faces), dtype=torch.int64)
+                        seen = Seen(each.vertices, each.faces, colors, each.uvs, (each.texture,), first)
+                        shown.append(rasterise(seen, cameras, SHEET_SIZE).rgb)
+                    write_png(run, "mesh_photos.png", contact_sheet(torch.cat(shown), columns=len(cameras)))
+                    with run.writing("mesh_photos.glb") as path:
+                        path.write_bytes(mesh_files(meshes[1], "mesh_photos.glb")["mesh_photos.glb"])
         files = ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "mesh_photos.glb", FIELD_NAME)
         run.tell(f"Demo in {run.folder} ({duration(run.record.seconds)})", *files)
 
@@ -226,22 +236,3 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
 def painted(mesh: MeshAsset, photos: GivenViews, size: int) -> MeshAsset:
     with progress("Painting the photos") as on_step:
         return project_photos(mesh, photos.rgb, photos.cameras, masks=photos.masks, size=size, on_step=on_step)
-
-
-def save_photo_texture(run: Run, field: RadianceField, example: ExampleViews) -> None:
-    """mesh_photos.glb: the mesh with the pixels of the larger photos, by their true cameras; and a picture of both."""
-    views = example.posed(256)
-    assert views.cameras is not None, "they were given"
-    mesh = extracted(field, DEMO_TEXTURE, DEMO_TEXTURE.texture_size)
-    meshes = (mesh, painted(mesh, given_photos(views, views.cameras), DEMO_TEXTURE.texture_size))
-    shown = []
-    for each in meshes:
-        assert each.uvs is not None, "it has a texture"
-        assert each.texture is not None, "it has a texture"
-        colors, first = torch.ones_like(each.vertices), torch.zeros(len(each.faces), dtype=torch.int64)
-        seen = Seen(each.vertices, each.faces, colors, each.uvs, (each.texture,), first)
-        shown.append(rasterise(seen, example.cameras, SHEET_SIZE).rgb)
-    write_png(run, "mesh_photos.png", contact_sheet(torch.cat(shown), columns=len(example.cameras)))
-    for name, content in mesh_files(meshes[1], "mesh_photos.glb").items():
-        with run.writing(name) as path:
-            path.write_bytes(content)

@@ -1,7 +1,5 @@
 """Tasks spread over workers, each with what it loaded once: processes here, or actors of a ray cluster."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

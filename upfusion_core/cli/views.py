@@ -1,7 +1,5 @@
 """`upfusion views` and `upfusion predict`: photos -> pictures from other cameras, in a run's folder."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What makes a class a configuration and its fields options, and reads JSON, wrong values refused in a sentence."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import functools

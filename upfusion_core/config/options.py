@@ -3,8 +3,6 @@
 To add one, add its field here and use it. Commands are composed of parts that they share; names are unique within one.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -57,7 +55,8 @@ class Photos:
     """What turns photos into a scene."""
 
     photos: Annotated[tuple[Path, ...], Flag(metavar="PHOTO...", argument=True, section="sources")] = ()
-    """1 to 6 photos of one object; the first is the reference."""
+    """1 to 6 photos of one object, the first is the reference; or a folder of photos or a film (.mp4, .mov, .webm), of
+    which sharp pictures from all sides are taken."""
     masks: Annotated[tuple[Path, ...], Flag(("--mask",), section="sources")] = ()
     """Mask of a photo, white on the object; once a photo, in the same order."""
     remove_background: bool = False

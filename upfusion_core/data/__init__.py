@@ -61,17 +61,17 @@ def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = 
     from ..support.checks import check_choice
     from .shards import FORMAT, INDEX_NAME, UNFINISHED_NAME, ShardedViews
 
-    path = located(root)
+    path, index = located(root), b""
     if not isinstance(path, Path):
         return ShardedViews(path, size=size)
     if kind in (None, "shards") and path.suffix == ".tar" and path.is_file():
         kind = "shards"
     else:
         existing_folder(path)
-    if kind is None and (path / INDEX_NAME).is_file():  # a pipe would never end
-        with suppress(OSError), (path / INDEX_NAME).open("rb") as file:  # it may be somebody else's
-            kind = "shards" if FORMAT.encode() in file.read(1000) else None
-    if kind is None and (path / UNFINISHED_NAME).is_file():
+    if (path / INDEX_NAME).is_file():  # a pipe would never end
+        with suppress(OSError), (path / INDEX_NAME).open("rb") as file:
+            index = file.read(1000)  # ours, damaged or not, or somebody else's
+    if kind is None and ((path / UNFINISHED_NAME).is_file() or FORMAT.encode() in index):
         kind = "shards"
     if kind is None:
         kind = next((name for name, known in DATA_FORMATS.items() if known.fits(path)), None)

@@ -1,7 +1,5 @@
 """Files of cameras that other programs write -> named cameras in their own world: transforms.json, COLMAP, splats."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

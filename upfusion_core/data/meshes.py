@@ -1,7 +1,5 @@
 """Meshes rendered on the fly as posed views: any folder of GLB, glTF, OBJ and PLY files, and Google Scanned Objects."""
 
-from __future__ import annotations
-
 import os
 import zlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Pictures recorded with cameras: what all formats share, then Co3Dv2, ShapeNet-SRN and Objaverse's renders."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

@@ -1,7 +1,5 @@
 """Pictures with known cameras as data sets that other programs train on: nerfstudio's transforms.json and COLMAP."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

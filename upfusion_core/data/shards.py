@@ -4,8 +4,6 @@ A shard is a tar file; an object's sample is `<key>.json` with its cameras, `<ke
 `<key>.<view>.mask.<ending>` and, where depths were packed, `<key>.<view>.depth.npy`. `index.json` lists the shards.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -55,7 +55,15 @@ def register(
         size = [side // 2 for side in levels[0][0].shape[-2:]]
         ours, theirs = (F.interpolate(picture, size=size, mode="area") for picture in levels[0])
         levels.insert(0, (ours, theirs))
-    for found in (identity, _from_silhouettes(prediction, truth, basis, shared)):
+    # parameters that bring centre and size of what is not background together, within the bounds
+    (our_center, our_radius), (center, radius) = _moments(prediction), _moments(truth)
+    scale = (our_radius / radius).log().clamp(-0.35, 0.35)  # e^0.35 = 1.42
+    if shared:
+        our_center, center, scale = (values.mean(0, keepdim=True) for values in (our_center, center, scale))
+    scale, wanted = scale.exp(), torch.zeros(len(identity), 2, 3, device=truth.device)
+    wanted[:, 0, 0] = wanted[:, 1, 1] = scale - 1
+    wanted[:, :, 2] = (our_center - scale[:, None] * center).clamp(-0.9 * LARGEST_SHIFT, 0.9 * LARGEST_SHIFT)
+    for found in (identity, wanted.flatten(1) @ torch.linalg.pinv(basis.flatten(1))):
         for index, (ours, theirs) in enumerate(levels):
             steps = FINEST_STEPS if index == len(levels) - 1 and index else COARSE_STEPS
             found = _descend(ours, theirs, found, basis, steps)
@@ -81,8 +89,20 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
         (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * unit,
         (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * unit,
     )
+    place = _places(truth).flatten(0, 1)  # (HW, 3): x, y, 1
+    squares, turn = place[:, :, None] * place[:, None, :], basis.flatten(1)
     for _ in range(steps):
-        hessian, gradient = _normal_equations(prediction, slopes, truth, found, basis)
+        # J^T J (G, P, P) and J^T r (G, P) of the residual r = warped prediction - truth
+        transforms = _matrices(found, basis)
+        residual = _sample(prediction, transforms) - truth
+        slope = torch.stack([_sample(part, transforms, "bilinear") for part in slopes], dim=1)  # (N, 2, C, H, W)
+        products = torch.einsum("nichw,njchw->nijhw", slope, slope).flatten(3)
+        hessian = torch.einsum("nijp,pkl->nikjl", products, squares).reshape(len(truth), 6, 6)
+        pulls = torch.einsum("nichw,nchw->nihw", slope, residual).flatten(2)
+        gradient = torch.einsum("nip,pk->nik", pulls, place).reshape(len(truth), 6)
+        hessian, gradient = turn @ hessian @ turn.T, gradient @ turn.T
+        if len(found) == 1:  # shared: all views pull at the same numbers
+            hessian, gradient = hessian.sum(0, keepdim=True), gradient.sum(0, keepdim=True)
         diagonal = hessian.diagonal(dim1=1, dim2=2)
         ridge = damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True) + 1e-12
         tried = found - torch.linalg.solve(hessian + torch.diag_embed(ridge), gradient)
@@ -99,46 +119,10 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
     return found
 
 
-def _normal_equations(
-    prediction: Tensor, slopes: tuple[Tensor, Tensor], truth: Tensor, parameters: Tensor, basis: Tensor
-) -> tuple[Tensor, Tensor]:
-    """J^T J (G, P, P) and J^T r (G, P) of the residual r = warped prediction - truth."""
-    count = len(truth)
-    transforms = _matrices(parameters, basis)
-    residual = _sample(prediction, transforms) - truth
-    slope = torch.stack([_sample(part, transforms, "bilinear") for part in slopes], dim=1)  # (N, 2, C, H, W)
-    place = _places(truth).flatten(0, 1)  # (HW, 3): x, y, 1
-    products = torch.einsum("nichw,njchw->nijhw", slope, slope).flatten(3)
-    squares = place[:, :, None] * place[:, None, :]
-    hessian = torch.einsum("nijp,pkl->nikjl", products, squares).reshape(count, 6, 6)
-    pulls = torch.einsum("nichw,nchw->nihw", slope, residual).flatten(2)
-    gradient = torch.einsum("nip,pk->nik", pulls, place).reshape(count, 6)
-    turn = basis.flatten(1)
-    hessian, gradient = turn @ hessian @ turn.T, gradient @ turn.T
-    if len(parameters) == 1:  # shared: all views pull at the same numbers
-        hessian, gradient = hessian.sum(0, keepdim=True), gradient.sum(0, keepdim=True)
-    return hessian, gradient
-
-
 def _error(prediction: Tensor, truth: Tensor, parameters: Tensor, basis: Tensor) -> Tensor:
     """(G,) mean squared difference after the transform, of all views where one is shared."""
     error = (_sample(prediction, _matrices(parameters, basis)) - truth).square().mean((1, 2, 3))
     return error.mean(0, keepdim=True) if len(parameters) == 1 else error
-
-
-def _from_silhouettes(prediction: Tensor, truth: Tensor, basis: Tensor, shared: bool) -> Tensor:
-    """(G, P) parameters that bring centre and size of what is not background together, within the bounds."""
-    (our_center, our_radius), (center, radius) = _moments(prediction), _moments(truth)
-    scale = (our_radius / radius).log().clamp(-0.35, 0.35)  # e^0.35 = 1.42
-    if shared:
-        our_center, center, scale = (values.mean(0, keepdim=True) for values in (our_center, center, scale))
-    scale = scale.exp()
-    shift = (our_center - scale[:, None] * center).clamp(-0.9 * LARGEST_SHIFT, 0.9 * LARGEST_SHIFT)
-    wanted = torch.zeros(len(scale), 2, 3, device=truth.device)
-    wanted[:, 0, 0] = wanted[:, 1, 1] = scale - 1
-    wanted[:, :, 2] = shift
-    parameters: Tensor = wanted.flatten(1) @ torch.linalg.pinv(basis.flatten(1))
-    return parameters
 
 
 def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:

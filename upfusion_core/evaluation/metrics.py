@@ -5,8 +5,6 @@ measures look only inside the bounding rectangle of the true silhouette, where w
 compared by points sampled on both: equal ones are at about half the points' spacing, not at 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """How one object is evaluated: each stage's pictures of it, and their measures."""
 
-from __future__ import annotations
-
 import functools
 import math
 import zlib

@@ -4,8 +4,6 @@ A PSNR of averages is not an average of PSNRs, and views of one object are not i
 averaged over the views of an object first, then over objects; the standard error counts objects.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

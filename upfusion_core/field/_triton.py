@@ -4,8 +4,6 @@ Not the definition to the bit: sums run in another order, and atomic ones of the
 """
 
 # ruff: noqa: ANN001, ANN202, N803 - Triton reads the signatures of kernels its own way
-from __future__ import annotations
-
 from typing import Any
 
 import torch

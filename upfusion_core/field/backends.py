@@ -1,7 +1,5 @@
 """What computes a field's grid: `encode_grid` in torch, which defines it, or Triton or tinycudann, which are faster."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Fitting a radiance field to pictures from known cameras, by random rays."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

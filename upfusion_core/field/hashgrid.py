@@ -1,7 +1,5 @@
 """A multiresolution feature grid in pure torch: the definition that every accelerated backend is tested against."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

@@ -3,8 +3,6 @@
 All is float32 whatever the precision of the networks: float16 harmonics put 0.08 into the set latents.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

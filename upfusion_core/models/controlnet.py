@@ -3,8 +3,6 @@
 Module and parameter names are the released checkpoint's, without the prefix `control_model.`.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import ModuleType

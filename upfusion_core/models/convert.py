@@ -1,7 +1,5 @@
 """Between the released folder and one merged file, in either direction."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,7 @@ from ..support.errors import InputError, OutputError
 from ..support.files import check_path, json_text, made_folder, save_safetensors, save_tensors, write_json
 from ..types import OnStep
 from . import checkpoint as layout
-from .checkpoint import Checkpoint, load_text_encoder, open_checkpoint, weights_id
+from .checkpoint import load_text_encoder, open_checkpoint, weights_id
 from .stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
 
 
@@ -64,7 +62,18 @@ def convert(
         return [_write_merged(destination, metadata, weights, dtype, on_step)]
     if destination.is_file():
         raise OutputError(f"{destination} is a file; give a folder, or a name that ends in .safetensors")
-    return _write_folder(checkpoint, destination, dtype, on_step)
+    dino_file = layout.DINO_FILES[0]
+    files = {"upsrt.pt": layout.UPSRT_PREFIX, dino_file: layout.DINO_PREFIX, "upfusion2d.pt": ""}
+    stored = (layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING) if checkpoint.has_text_encoder else ()
+    weights = {name: tensor for name, tensor in checkpoint.weights.items() if name not in stored}
+    # beside its place first, so that a failure leaves the folder as it was
+    with _scratch(destination, destination) as scratch, _converted(weights, dtype, scratch, on_step) as state:
+        for file_name, prefix in files.items():
+            group = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
+            save_tensors(group if file_name == dino_file else {"model_state_dict": group}, scratch / file_name)
+            group.clear()  # see _converted
+        write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
+        return [(scratch / name).replace(destination / name) for name in (*files, "config.json")]
 
 
 def write_networks(
@@ -96,21 +105,6 @@ def _scratch(folder: Path, output: Path) -> Iterator[Path]:
             yield Path(scratch)
     except OSError as error:
         raise OutputError(f"{output} could not be written ({error.strerror or error}); choose another place") from error
-
-
-def _write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, hook: OnStep | None) -> list[Path]:
-    """Writes the released layout; beside its place first, so that a failure leaves the folder as it was."""
-    dino_file = layout.DINO_FILES[0]
-    files = {"upsrt.pt": layout.UPSRT_PREFIX, dino_file: layout.DINO_PREFIX, "upfusion2d.pt": ""}
-    stored = (layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING) if checkpoint.has_text_encoder else ()
-    weights = {name: tensor for name, tensor in checkpoint.weights.items() if name not in stored}
-    with _scratch(folder, folder) as scratch, _converted(weights, dtype, scratch, hook) as state:
-        for file_name, prefix in files.items():
-            group = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
-            save_tensors(group if file_name == dino_file else {"model_state_dict": group}, scratch / file_name)
-            group.clear()  # see _converted
-        write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
-        return [(scratch / name).replace(folder / name) for name in (*files, "config.json")]
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """DINOv2 patch features: the key vectors of one attention block (arXiv 2304.07193), block 8 of ViT-B/14."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from types import ModuleType
 

@@ -1,7 +1,5 @@
 """Perceptual distances between pictures: LPIPS with the user's VGG file, or the keys of the model's own DINO."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from collections.abc import Callable

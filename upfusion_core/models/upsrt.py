@@ -1,7 +1,5 @@
 """UpSRT: photos without poses -> set latents, and the answers to rays that query them (paper section 3.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from types import ModuleType

@@ -3,8 +3,6 @@
 `draft` and `fast` make pictures and fit the field to them, in rounds; the release's optimisation is in reference.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """The photos that come with the package: objects that nothing was trained on, with further views to compare with."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +18,15 @@ from torch.nn.functional import conv2d, interpolate
 from ..support.checks import check_count, check_shape
 from ..support.errors import MissingPackageError, PhotoError
 from ..support.images import shrunk, unit_range
+from ..types import OnProgress
+from .photos import read_photo
 
+Film = str | os.PathLike[str] | io.BytesIO
 SHARP_SIDE, SIDE = 384, 16  # pixels along the sides of what sharpness is measured in, and of what is compared
 BLURRED = 0.3  # of the median sharpness; less is blurred
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp")
+FRAMES = 600  # of a film at most, that are looked at; of longer ones every second, fourth and so on
+CELL = 128  # pixels along the sides of a picture on a sheet
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif")
 
 
 def photo_files(paths: Sequence[Path]) -> list[Path]:
@@ -86,9 +92,56 @@ def spread_choice(features: Tensor, sharp: Tensor, count: int, *, in_order: bool
     return reasons
 
 
+class Looked(NamedTuple):
+    """A picture that was looked at: its file, or its frame's number; (3, CELL, CELL), it small on white; how sharp it
+    is; and why it was left out, "" where it is taken."""
+
+    source: Path | int
+    shown: Tensor
+    sharp: float
+    reason: str = ""
+
+    @classmethod
+    def of(cls, source: Path | int, rgb: Tensor) -> Looked:
+        """Of a picture (3, H, W), uint8 or in [0, 1]."""
+        small, shown = shrunk(unit_range(rgb[:3]), CELL), torch.ones(3, CELL, CELL)
+        top, left = ((CELL - side) // 2 for side in small.shape[1:])
+        shown[:, top : top + small.shape[1], left : left + small.shape[2]] = small
+        return cls(source, shown, photo_sharpness(rgb))
+
+
+def choose_pictures(
+    photos: Sequence[Path],
+    count: int,
+    film: Film | None = None,
+    window: tuple[float, float] = (0, 0),
+    on_progress: OnProgress = lambda share: None,
+) -> list[Looked]:
+    """Photos and, evenly, frames of a film: all if there are no more than `count`, else chosen by spread_choice.
+
+    window: see film_frames. on_progress: gets the share of the photos that is done, and 1 with each frame.
+    """
+    looked, frames, stride = list[Looked](), list[Looked](), 1
+    for number, path in enumerate(photos, 1):
+        looked.append(Looked.of(path, read_photo(path, f"photo {number}", least=4 * CELL).rgb))
+        on_progress(number / len(photos))
+    for place, (number, rgb) in enumerate(() if film is None else film_frames(film, None, window)):
+        if place % stride == 0:
+            frames.append(Looked.of(number, rgb))
+        if len(frames) > FRAMES:
+            frames, stride = frames[::2], 2 * stride
+        on_progress(1.0)
+    looked += frames
+    if len(looked) <= count:
+        return looked
+    looks, sharp = torch.stack([appearance(one.shown) for one in looked]), torch.tensor([one.sharp for one in looked])
+    reasons = spread_choice(looks, sharp, count, in_order=film is not None)
+    return [one._replace(reason=reason) for one, reason in zip(looked, reasons, strict=True)]
+
+
 def film_frames(
-    source: str | os.PathLike[str] | io.BytesIO,
-    wanted: Container[int] | None = None,
+    source: Film,
+    wanted: Container[object] | None = None,
     window: tuple[float, float] = (0, 0),
 ) -> Iterator[tuple[int, Tensor]]:
     """Number and picture (3, H, W), uint8 and upright, of the `wanted` frames of a film, or of all.

@@ -1,7 +1,5 @@
 """Pictures with known cameras -> a field of their own resolution, without any network."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass, replace
 from functools import partial

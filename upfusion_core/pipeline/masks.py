@@ -5,8 +5,6 @@ numbers of classes, coloured overlays) mean object and nothing too, and nothing 
 the sense "border" that holds for every mask; with "told" a mask is the coverage itself, and nothing is found.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from operator import mul

@@ -1,7 +1,5 @@
 """Photos -> set latents; set latents and cameras -> predictions, conditions and novel views."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Cameras that people know for their photos -> cameras in photo 1's frame, each matched to its photo by name."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -7,8 +7,6 @@ and count by how well they explain what is seen. How many say nearly the same of
 explains it, none is trusted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise

@@ -3,8 +3,6 @@
 Its kernels may be captured as CUDA graphs: to launch the two thousand of a guided step takes a fast GPU longest.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass

@@ -1,7 +1,5 @@
 """The release's distillation: every render is denoised in earnest and becomes the next target (paper section 3.3)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

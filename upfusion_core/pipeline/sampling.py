@@ -1,7 +1,5 @@
 """From noise, or from noised pictures, to views: noise schedules and the loop over their steps."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable, Sequence

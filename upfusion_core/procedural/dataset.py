@@ -1,7 +1,5 @@
 """Procedural objects as a data set: endless batches for training, the same examples every time for evaluation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

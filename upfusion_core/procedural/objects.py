@@ -3,8 +3,6 @@
 Each draws one sketch of N objects in free units, +Y up, asymmetric where the things are, the parts that matter first.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

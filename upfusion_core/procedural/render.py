@@ -1,7 +1,5 @@
 """Pictures of many objects at once, in pure torch on any device: colour, mask and depth; distances and meshes."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Drawing many objects at once: random columns, and a sketch that collects the parts of one kind."""
 
-from __future__ import annotations
-
 import math
 
 import torch

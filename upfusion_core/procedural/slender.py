@@ -3,8 +3,6 @@
 Lying things lie along x. Proportions are moderate, as version 2 stretches all things, see staging.py.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

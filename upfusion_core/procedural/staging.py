@@ -5,8 +5,6 @@ own (`staged`), and a view may be a photo (`photographing`, `developed`) in plac
 camera is told to nobody: it is taken for the nominal one, of focal 4.5 at distance 1, as people's photos are.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Checks made where data enters: constructors, public functions, command line."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Strangers' picture files -> upright pixels in sRGB: whatever decodes a picture does it here."""
 
-from __future__ import annotations
-
 import io
 import math
 import struct

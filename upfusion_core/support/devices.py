@@ -1,7 +1,5 @@
 """Where work is done: devices by name, chunks that fit into their memory, and generators of random numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Pictures as tensors -> 8-bit ones and PNG files, and other sizes of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ctrl-C, raised where a program can stop well."""
 
-from __future__ import annotations
-
 import _thread
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Files of weights, by whomever, and the states that our own runs go on from: read whole and as saved, or refused."""
 
-from __future__ import annotations
-
 import math
 import os
 import pickle
@@ -183,8 +181,8 @@ def listed(names: list[str], most: int = 20) -> str:
 
 
 def _check_file(path: Path) -> None:
-    try:  # as the readers of weights want it
-        str(path).encode("utf-8")
+    try:
+        str(path).encode("utf-8")  # as the readers want it
     except UnicodeEncodeError as error:
         raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
     if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have

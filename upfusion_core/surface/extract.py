@@ -1,7 +1,5 @@
 """A radiance field becomes a mesh: where its surface is, triangles, fewer of them, colours or a texture."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import warnings

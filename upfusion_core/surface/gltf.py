@@ -4,8 +4,6 @@ Skins and morph targets are applied as they rest. What only light shows (metal, 
 colour) is left out, as are points, lines, cameras and animations. All else is applied, or the file refused.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """A coloured triangle mesh, and the files it becomes: GLB, OBJ, PLY and STL, in its own axes, which are glTF's."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -4,8 +4,6 @@ Visibility by a depth buffer, weights by the angle, the density of pixels and th
 photos by least squares where two see the same, and two bands: low frequencies mixed widely, detail of the best photo.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ Each triangle becomes a span a row of samples, each span its samples ("fragments
 and what is transparent before it laid over that.
 """
 
-from __future__ import annotations
-
 from itertools import product
 
 import torch

@@ -1,7 +1,5 @@
 """One similarity that lays an object onto pictures of it, by renders; so any mesh comes into the photos' frame."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace

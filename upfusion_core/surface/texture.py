@@ -1,7 +1,5 @@
 """The colours of a surface: an atlas of flat charts (xatlas), and what a look at each of its texels sees of a field."""
 
-from __future__ import annotations
-
 import functools
 import math
 import threading
@@ -44,10 +42,17 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int, report: OnProgress) -> tu
     sources, corners, flat = [], np.empty_like(triangles), []
     count, right = 0, 0.0
     for number, piece in enumerate(pieces):
-        source, local, uvs = _charts(places, triangles[piece], functools.partial(report, 0.8 * number / len(pieces)))
+        used, local = np.unique(triangles[piece], return_inverse=True)
+        a, b, c = places[triangles[piece]].astype(np.float64).swapaxes(0, 1)
+        density = 256 / max(np.sqrt(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2), 1e-20)
+        atlas = xatlas.Atlas()
+        atlas.add_mesh(places[used], local.reshape(-1, 3).astype(np.uint32))
+        _generate(atlas, functools.partial(report, 0.8 * number / len(pieces)), texels_per_unit=density, padding=1)
+        source, local, uvs = atlas.get_mesh(0)
+        uvs = (uvs * np.array([atlas.width, atlas.height]) / density).astype(np.float32)  # in the mesh's own unit
         flat.append(uvs + np.array([right, 0], np.float32))  # side by side: equal coordinates would join their charts
-        corners[piece] = local + count
-        sources.append(source)
+        corners[piece] = local.astype(np.uint32) + count
+        sources.append(used[source])
         count, right = count + len(source), right + 1.25 * float(uvs[:, 0].max())
     atlas = xatlas.Atlas()
     atlas.add_uv_mesh(np.concatenate(flat), corners.astype(np.uint32))  # as one: the order of several is up to threads
@@ -58,24 +63,6 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int, report: OnProgress) -> tu
     report(1.0)
     source = np.concatenate(sources)[again]
     return torch.from_numpy(source), torch.from_numpy(corners.astype(np.int64)), torch.from_numpy(uvs)
-
-
-def _charts(
-    places: np.ndarray, triangles: np.ndarray, waiting: Callable[[], None]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Charts of one piece: source vertices (Q,), corners (F, 3) among them, and uvs (Q, 2) in the mesh's own unit."""
-    import xatlas
-
-    used, local = np.unique(triangles, return_inverse=True)
-    a, b, c = places[triangles].astype(np.float64).swapaxes(0, 1)
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
-    density = 256 / max(np.sqrt(area), 1e-20)
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(places[used], local.reshape(-1, 3).astype(np.uint32))
-    _generate(atlas, waiting, texels_per_unit=density, padding=1)
-    source, corners, uvs = atlas.get_mesh(0)
-    scale = np.array([atlas.width, atlas.height]) / density
-    return used[source], corners.astype(np.uint32), (uvs * scale).astype(np.float32)
 
 
 def _generate(atlas: Any, waiting: Callable[[], None], **packing: float) -> None:  # noqa: ANN401

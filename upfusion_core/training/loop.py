@@ -71,9 +71,14 @@ def train(
         init: files or folders of weights to start from (see initial_networks); not read when resuming.
         on_step: called after each step, in the main process, with steps or seconds; shows validation pictures.
     """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
     folder = Path(folder)
     saved = read_state(folder / STATE_NAME, config) if resume else None
-    accelerator = _accelerator(config, device)
+    # accelerate keeps one state a program and refuses another precision or device after the first run
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
     if config.hours and accelerator.num_processes > 1:
         raise InputError(f"hours are those of one process, got {accelerator.num_processes} of them; give steps")
     required = () if saved else frozen_parts(config)
@@ -146,15 +151,6 @@ def accumulate_gradients(
             total[name] = total.get(name, 0) + terms[name].detach() / config.accumulation
     reduced: Tensor = accelerator.reduce(torch.stack([*total.values()]), "mean")  # in one message
     return dict(zip(total, reduced, strict=True))
-
-
-def _accelerator(config: TrainConfig, device: str) -> Accelerator:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    # accelerate keeps one state a program and refuses another precision or device after the first run
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
 
 
 class Training:

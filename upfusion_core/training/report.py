@@ -1,7 +1,5 @@
 """What a run writes of itself: the state to resume from, in one file; history, curves, TensorBoard, picture sheets."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence

@@ -88,6 +88,7 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     assert (second.command.photo_elevation, second.command.formats, second.command.views) == (22.5, ("obj", "glb"), 3)
     row = {"name": "c", "photos": ["d"], "formats": ["obj", "glb"]}
     assert listed(tmp_path, json.dumps(row), ".jsonl") == [second]
+    assert listed(tmp_path, 'Name;Photos;Format\nc;d;"obj;glb"\n;;\n') == [second]
 
 
 @pytest.mark.parametrize(
@@ -95,33 +96,44 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     [
         ("name,photos,elevation\na,1.png,100", "list.csv, line 2, column elevation must be between -89.0 and 89.0"),
         ("name,photos\n\n\na,1.png\nb,", "line 5, column photos must be given"),
+        ("name,photos\n,1.png", "line 2, column name must be given"),
         ("name,photos,resolution\na,1.png,much", 'line 2, column resolution must be a whole number, got "much"'),
         ("name,photos,remove_background\na,1.png,maybe", "line 2, column remove_background must be true or false"),
         ("name,photos,shine\na,1.png,2", "line 1, column shine must be name or an option of reconstruct"),
         ("name,photos,output\na,1.png,x", "line 1, column output must be name or an option of reconstruct"),
         ("name,photos,name\na,1.png,x", "line 1: columns must differ"),
-        ("name,photos\na,1.png,2.png", "line 2 must have 2 columns, got more"),
-        ("name,photos,seed\na,1.png", "line 2 must have 3 columns, got fewer"),
-        ('name,photos\na,"1.png', "must be CSV, but cannot be read"),
+        ("name,photos,elevation,photo-elevation\na,1.png,1,2", "line 1: columns must differ"),
+        ("name,photos\na,1.png,2.png", "line 2 must have 2 columns, got 3; put cells with \",\" in quotes"),
+        ('name;photos;seed\na;"1;2"\n', 'line 2 must have 3 columns, got 2; put cells with ";" in quotes'),
+        ('name,photos\na,"1.png', "line 2 must be CSV, but cannot be read"),
+        ('name,photos,prompt\na,1,"on\ntwo"\nb,,"\n"', "line 4, column photos must be given"),
+        ("name,photos\na,1.png;", "line 2, column photos must be given once, no part empty"),
+        ("name,photos\nIndex.csv,1", "line 2, column name must be another than in the batch's own files"),
+        ("name,photos\ncaf\u00e9,1\nCafe\u0301,2", "line 3, column name must be another than in"),
         ("name,photos\na,1.png\nA,2.png", "line 3, column name must be another than in"),
         ("name,photos\na,1;2;3;4;5;6;7", "line 2, column photos must name 1 to 6"),
         ("name,photos,masks\na,1;2,3", "and column masks none or one for each, got 2 and 1"),
         ("name,photos,texture_size\na,1.png,30", "line 2: --texture-size must be 0 or between 64 and 8192, got 30"),
         ("", "must hold objects"),
+        ('\n{"name": "a", "photos": "1"\n', "line 2 must be JSON, but is not (Expecting ',' delimiter: column 28"),
+        ('{"name": "a", "photos": "1"}\n[]', "line 2 must be a JSON object, got []"),
+        ('{"name": "a", "photos": [""]}', "line 1, column photos must be given once, no part empty"),
+        ('{"name": "a", "photos": "1", "seed": null, "views": 101}', "line 1, column views must be between 0 and 100"),
+        ('{"name": "a", "photos": "1", "elevation": 1, "photo_elevation": 2}', "photo_elevation must be given once"),
     ],
 )  # fmt: skip
 def test_a_wrong_list_is_refused_with_line_and_column(text: str, sentence: str, tmp_path: Path) -> None:
-    wrong(re.escape(sentence), listed, tmp_path, text)
+    wrong(re.escape(sentence), listed, tmp_path, text, ".jsonl" if "{" in text else ".csv")
 
 
 def test_nothing_is_written_for_a_wrong_list(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("name,photos\n,1.png\n")
-    assert "line 2, column name must be given" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
+    (tmp_path / "list.csv").write_bytes("name,photos\nä,1.png\n".encode("cp1252"))
+    assert "line 2 must be CSV" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
+    (tmp_path / "list.csv").write_text("name,photos\na/b,1.png\n")
+    assert "line 2, column name must be one that" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
     assert "No such file" in refused("batch", tmp_path / "none.csv", "-o", tmp_path / "out")
     assert "must hold objects" in refused("batch", tmp_path, "-o", tmp_path / "out")
     assert "what to reconstruct is needed" in refused("batch", "-o", tmp_path / "out")
-    (tmp_path / "list.csv").write_text("name,photos\na/b,1.png\n")
-    assert "line 2, column name must be one that" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["list.csv"]
 
 
@@ -143,7 +155,7 @@ def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path:
     assert {name: row["status"] for name, row in rows.items()} == {
         "empty": "failed", "masked": "failed", **{f"object {n}": "finished" for n in range(2)}
     }  # fmt: skip
-    assert "must hold 1 to 6 photos" in rows["empty"]["reason"]
+    assert "must hold pictures" in rows["empty"]["reason"]
     assert "got 2 and 1" in rows["masked"]["reason"]
     first = rows["object 0"]
     assert (first["photos"], first["cameras"], first["faces"], first["reason"]) == ("1", "1", "1", "")

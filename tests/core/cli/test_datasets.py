@@ -211,7 +211,10 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
     assert "finished already" in done("pack", "-o", shards, "--resume")
 
 
-def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_packing_goes_on(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: None
+) -> None:
+    """In two workers, byte for byte."""
     add, out = tarfile.TarFile.addfile, tmp_path / "out"
 
     def pressing(self: tarfile.TarFile, info: tarfile.TarInfo, content: object) -> None:
@@ -226,7 +229,7 @@ def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: 
     said = refused("train", "encoder", "--config", "mini", "--data", out, "-o", tmp_path / "run")
     assert "is not packed to the end" in said
     assert "was begun with size = 16, now it is 32" in refused("pack", "--resume", "-o", out, "--size", 32)
-    done("pack", "--resume", "-o", out)
+    done("pack", "--resume", "-o", out, "--workers", 2)
     for path in (*shards.glob("*.tar"), shards / "index.json"):
         assert (out / path.name).read_bytes() == path.read_bytes()
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from command_runs import done, interrupted, press, read_run, refused
-from PIL import Image
+from PIL import Image, ImageFilter
+from rule_weights import write_photos
 
 from upfusion_core import NovelViews, UpFusion, orbit_cameras, prepare_views
 from upfusion_core.cli.views import save_video
@@ -32,8 +33,7 @@ def command(photos: list[Path], tiny: Path, tmp_path: Path) -> Callable[..., tup
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image).astype(int)
+    return imageio.imread(path).astype(int)
 
 
 def assert_saved(folder: Path, rgb: torch.Tensor) -> None:
@@ -64,6 +64,30 @@ def test_predict(photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path
     assert_saved(out, model.predict(scene, orbit_cameras([0, 90, 180, 270]), size=24))
     assert pixels(out / "views.png").shape == (48, 48, 3)
     assert imageio.imread(out / "turntable.gif", index=None).shape == (4, 24, 24, 3)
+
+
+def test_a_folder_and_a_film_give_sharp_pictures(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six of eight, and their masks; a film's frames become files, with which a run goes on."""
+    jobs, frames, told = tmp_path / "jobs", [], ("-m", tiny, "--count", 1, "--size", 8)
+    for number, photo in enumerate(write_photos(jobs, 8, 64)):
+        picture = Image.open(photo).filter(ImageFilter.BoxBlur(9 if number == 3 else 0))
+        picture.save(photo)
+        frames.append((number, torch.from_numpy(np.array(picture)).movedim(-1, 0)))
+        Image.fromarray(255 * np.tri(64, k=-20, dtype=np.uint8)).save(photo.with_name(f"{photo.stem}_mask.png"))
+    assert "6 of 8 pictures taken" in done("predict", jobs, "-o", tmp_path / "out", *told)
+    record = read_run(tmp_path / "out")
+    taken = [name for name, reason in record["choice"].items() if reason == "taken"]
+    assert record["choice"][str(jobs / "004.png")].startswith("blurred")
+    masks = [name.replace(".png", "_mask.png") for name in taken]
+    assert (record["sources"]["photos"], record["sources"]["masks"]) == (taken, masks)
+    assert pixels(tmp_path / "out/choice.png").shape == (384, 384, 3)
+    decoded = lambda film, wanted, *_: (one for one in frames if wanted is None or one[0] in wanted)  # noqa: E731
+    monkeypatch.setattr("upfusion_core.pipeline.frames.film_frames", decoded)
+    monkeypatch.setattr("upfusion_core.cli.inputs.film_frames", decoded)
+    assert "6 of 8 pictures taken" in done("predict", tmp_path / "a.MOV", "-o", tmp_path / "film", *told)
+    files = [str(tmp_path / f"film-frames/{int(Path(name).stem) - 1:06d}.png") for name in taken]
+    assert read_run(tmp_path / "film")["sources"]["photos"] == files
+    assert "finished already" in done("predict", "-o", tmp_path / "film", "--resume")
 
 
 def test_predict_with_known_cameras(photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -53,19 +54,12 @@ class Objects(list):
         return found
 
 
-def packed(
-    folder: Path,
-    objects: Sequence[PosedViews | None] = DISCS[:5],
-    state: PackState | None = None,
-    *,
-    shard_bytes: int = 25_000,
-    on_shard: Callable[[PackState], None] | None = None,
-    **options: object,
-) -> Path:
+def packed(folder: Path, objects: Sequence[PosedViews | None] = DISCS[:5], **options: object) -> Path:
     """Two objects a shard unless told."""
-    encode, state = partial(encoded, Objects(objects), **{"depth": True, **options}), state or PackState()
-    place, told = range(len(objects)), {"shard_bytes": shard_bytes, "on_shard": on_shard}
-    pack_shards(partial(map, encode), place, lambda name: replacing(folder / name), state, **told)
+    state, told = options.pop("state", PackState()), {"on_shard": options.pop("on_shard", None)}
+    told["shard_bytes"] = options.pop("shard_bytes", 25_000)
+    encode = partial(map, partial(encoded, Objects(objects), **{"depth": True, **options}))
+    pack_shards(encode, range(len(objects)), lambda name: replacing(folder / name), state, **told)
     write_json(folder / "index.json", index_content(state.shards, {"skipped": state.skipped}))
     return folder
 
@@ -164,6 +158,13 @@ def test_formats_are_told_apart(shards: Path, tmp_path: Path) -> None:
     shutil.copy(shards / "shard-000001.tar", tmp_path / ".b.7.partial.tar")  # of a run that was killed
     assert len(open_dataset(tmp_path, size=8)) == 2  # without an index
     assert len(open_dataset(tmp_path / "a.tar", size=8)) == 2
+    system = fsspec.filesystem("memory")
+    system.put(f"{shards}/", "/shards/", recursive=True)
+    for address, index, name in (("", 4, "disc 4"), ("/shard-000001.tar", 1, "disc 3")):
+        got, wanted = open_dataset(f"memory://shards{address}", size=8)[index], open_dataset(shards, size=8)[index]
+        assert (got.name, index != 4 or torch.equal(got.rgb, wanted.rgb)) == (name, True)
+    system.rm("/shards/index.json")
+    assert len(open_dataset("memory://shards/", size=8)) == 5
     (tmp_path / "packing.json").write_text("{}")
     refused("finish it by: upfusion pack --resume", open_dataset, tmp_path, size=8)
 

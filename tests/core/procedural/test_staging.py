@@ -1,7 +1,5 @@
 """Version 2: stretched things against things of that shape, photos by hand, clean targets, whole in every picture."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
