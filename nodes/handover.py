@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -11,8 +9,8 @@ import numpy as np
 import torch
 from comfy_api.latest import Types, io
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from .. import upfusion_core as core
 from ..upfusion_core import Cameras, RadianceField, focal_from_fov, look_at, orbit_cameras, project
 from ..upfusion_core.config import Surface
 from . import inputs
@@ -22,80 +20,29 @@ from .sockets import CamerasSocket, FieldSocket, Placement, checked
 
 RECEIVERS = ("Hunyuan3D-2mv", "Pixal3D", "viewer")
 SIDES = ("front", "left", "back", "right")
-HARMONIC = 0.28209479177387814  # the first spherical harmonic: 1 / (2 sqrt(pi))
-WIDE, THIN = 0.6, 0.06  # least standard deviations along the surface and across it, in distances of samples
-REACH, LOOKS = 0.1, 49  # of the longest side, outwards and inwards, in which light is followed, and at how many places
-FRAME = torch.tensor([1.0, -1.0, -1.0])  # our axes in the frame of splats, and back
 
 
-@dataclass(frozen=True, eq=False)
-class Surfels:
-    """N flat Gaussians on a surface, in the frame of splats: (x, -y, -z) of our world, in scene units."""
+def handed_over(splats: core.Splats, resolution: int) -> tuple[Any, Any, Types.File3D]:
+    """A SPLAT of B = 1; the surface's coloured cells; its places, in our world, as a PLY file of points in memory.
 
-    positions: Tensor  # (N, 3)
-    scales: Tensor  # (N, 3) standard deviations along their own axes, the third across the surface
-    rotations: Tensor  # (N, 4) unit quaternions w, x, y, z
-    opacities: Tensor  # (N,) in [0, 1]
-    colors: Tensor  # (N, 3) sRGB in [0, 1], the same from all sides
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, field: RadianceField, resolution: int) -> Surfels:
-        """One a vertex of the field's surface: where along the normal the field stops light and, in fog, as widely.
-
-        Those that cover each other stop as much as the field does.
-        """
-        mesh = field.extract_mesh(resolution, on_step=progress_hook("laying splats"))
-        assert mesh.normals is not None, "extract_mesh makes them"
-        corners, longest = mesh.vertices[mesh.faces], float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
-        across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        depths, step = torch.linspace(-REACH, REACH, LOOKS) * longest, 2 * REACH * longest / (LOOKS - 1)
-        found = []
-        for points, normals in zip(mesh.vertices.split(2**12), mesh.normals.split(2**12), strict=True):
-            column = points[:, None] - normals[:, None] * depths[:, None]
-            density = field.density(column.to(field.aabb.device)).cpu()
-            outside = density[:, : LOOKS // 2 + 1].flip(1)  # as far as it grows thinner: what is denser is another part
-            density[:, : LOOKS // 2 + 1] *= (outside <= outside.cummin(1).values).cumprod(1).flip(1)
-            depth = density * step
-            weights = torch.exp(depth - depth.cumsum(1)) * -torch.expm1(-depth)
-            stopped = weights.sum(1).clamp(min=1e-9)
-            middle = (weights * depths).sum(1) / stopped
-            spread = ((weights * (depths - middle[:, None]) ** 2).sum(1) / stopped).sqrt()
-            found.append(torch.stack([stopped, middle, spread], dim=1))
-        stopped, middle, spread = torch.cat(found).unbind(1)
-        spacing = longest / (resolution - 1)
-        wide, thin = spread.clamp(min=WIDE * spacing), spread.clamp(min=THIN * spacing)
-        # so many lie over each other, and together they are to stop what the field does
-        overlap = 2 * math.pi * wide**2 * len(wide) / (across.norm(dim=1).sum() / 2)
-        opacities = 1 - (1 - stopped.clamp(max=0.999)) ** (1 / overlap.clamp(min=1))
-        x, y, z = (mesh.normals * FRAME).unbind(-1)
-        rotations = torch.stack([1 + z, -y, x, torch.zeros_like(x)], dim=-1)  # takes (0, 0, 1) to the normal
-        rotations[z < -1 + 1e-6] = torch.tensor([0.0, 1, 0, 0])
-        scales = torch.stack([wide, wide, thin], dim=-1)
-        places = (mesh.vertices - mesh.normals * middle[:, None]) * FRAME
-        return cls(places, scales, normalize(rotations, dim=-1), opacities, mesh.vertex_colors)
-
-    def values(self, resolution: int) -> tuple[Any, Any, Types.File3D]:
-        """A SPLAT of B = 1; the surface's coloured cells; its places, in our world, as a PLY file of points in memory.
-
-        The cells are those of `resolution` a side, of a cube that the places are centred in, which hold any.
-        """
-        places, harmonics = self.positions * FRAME, ((self.colors - 0.5) / HARMONIC)[:, None]
-        low, high = places.aminmax(dim=0)
-        centred = Placement((low + high) / 2, float((high - low).max())).to_mesh(places)
-        cells = ((centred + 0.5) * resolution).long().clamp(0, resolution - 1)
-        cells, of, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
-        means = torch.zeros(len(cells), 3).index_add_(0, of, self.colors) / counts[:, None]
-        parts = self.positions, self.scales, self.rotations, self.opacities[:, None], harmonics
-        kinds = [*((axis, "<f4") for axis in "xyz"), *((color, "u1") for color in ("red", "green", "blue"))]
-        record = np.empty(len(self.positions), kinds)
-        for (name, _), values in zip(kinds, [*places.T, *(255 * self.colors).round().T], strict=True):
-            record[name] = values.numpy(force=True)
-        lines = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in kinds]
-        head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(record)}", *lines, "end_header", ""]
-        splat = Types.SPLAT(*(part.float().cpu()[None] for part in parts))
-        voxel = Types.VOXEL(cells, means, resolution)
-        return splat, voxel, Types.File3D(BytesIO("\n".join(head).encode("ascii") + record.tobytes()), "ply")
+    The cells are those of `resolution` a side, of a cube that the places are centred in, which hold any.
+    """
+    places = splats.places
+    low, high = places.aminmax(dim=0)
+    centred = Placement((low + high) / 2, float((high - low).max())).to_mesh(places)
+    cells = ((centred + 0.5) * resolution).long().clamp(0, resolution - 1)
+    cells, of, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
+    means = torch.zeros(len(cells), 3).index_add_(0, of, splats.colors) / counts[:, None]
+    parts = splats.positions, splats.scales, splats.rotations, splats.opacities[:, None], splats.harmonics[:, None]
+    kinds = [*((axis, "<f4") for axis in "xyz"), *((color, "u1") for color in ("red", "green", "blue"))]
+    record = np.empty(len(places), kinds)
+    for (name, _), values in zip(kinds, [*places.T, *(255 * splats.colors).round().T], strict=True):
+        record[name] = values.numpy(force=True)
+    lines = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in kinds]
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(record)}", *lines, "end_header", ""]
+    splat = Types.SPLAT(*(part.float().cpu()[None] for part in parts))
+    voxel = Types.VOXEL(cells, means, resolution)
+    return splat, voxel, Types.File3D(BytesIO("\n".join(head).encode("ascii") + record.tobytes()), "ply")
 
 
 class UpFusionCanonicalViews(io.ComfyNode):
@@ -165,7 +112,8 @@ class UpFusionFieldToSplats(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, field: RadianceField, resolution: int) -> io.NodeOutput:
-        return io.NodeOutput(*Surfels.of(working_copy(field), resolution).values(resolution))
+        splats = core.Splats.of(working_copy(field), resolution, progress_hook("laying splats"))
+        return io.NodeOutput(*handed_over(splats, resolution))
 
 
 def canonical_cameras(

@@ -69,7 +69,7 @@ _NAMES = {
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
     "support.files": ("BUNDLED_NAME", "check_file_name"),
     "surface.extract": ("extract_mesh",),
-    "surface.mesh": ("MeshAsset",),
+    "surface.mesh": ("MeshAsset", "Splats"),
     "surface.projection": ("project_photos",),
     "surface.registration": ("RegisteredMesh", "register_mesh"),
     "types": (

@@ -16,11 +16,7 @@ from upfusion_core.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "pyproject.toml"
-
-
-def said_by_project() -> str:
-    (line,) = [line for line in PROJECT.read_text(encoding="utf-8").splitlines() if line.startswith("version = ")]
-    return line.split('"')[1]
+(SAID,) = re.findall(r'^version = "(.+)"', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
@@ -32,7 +28,7 @@ def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
     shutil.copy(ROOT / "upfusion_core" / "__init__.py", pack / "upfusion_core")
     code = f"import sys; sys.path.append({str(pack)!r}); import upfusion_core; print(upfusion_core.__version__)"
     done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == said_by_project()
+    assert done.stdout.strip() == SAID
 
 
 ANOTHER = '[project]\nname = "another"\nversion = "1.2.3"\n'  # site-packages of somebody who put a file there
@@ -53,15 +49,13 @@ def test_without_our_file_the_record_is_asked(
 
 
 def test_changelog_citation_and_workflows_say_the_same() -> None:
-    assert upfusion_core.__version__ == said_by_project()
+    assert upfusion_core.__version__ == SAID
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output.strip()) == (0, upfusion_core.__version__)
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    released = re.findall(r"^## (\d+\.\d+\.\d+)", changes, re.MULTILINE)
-    assert released[0] == said_by_project()
-    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [said_by_project()]
+    assert re.search(r"^## (\d+\.\d+\.\d+)", changes, re.MULTILINE)[1] == SAID
+    assert f"\nversion: {SAID}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     for path in (ROOT / "workflows").glob("*.json"):
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
         said = {node["properties"]["ver"] for node in nodes if node["type"].startswith("UpFusion")}
-        assert said == {said_by_project()}, path.name
+        assert said == {SAID}, path.name

@@ -22,10 +22,10 @@ from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.photos import prepare_views
 from ..support.devices import existing_device
 from ..support.errors import InputError, OutputError
-from ..support.files import check_target, made_folder, write_json
+from ..support.files import check_target, made_folder, replacing, write_json
 from ..support.images import load_png
 from ..surface.extract import require_packages
-from ..surface.mesh import TEXTURED, MeshAsset, mesh_names
+from ..surface.mesh import TEXTURED, MeshAsset, Splats, mesh_names
 from .console import answer, duration, progress
 from .inputs import read_cameras
 from .run import RECORD_NAME, Record, locked, new_record, read_record, recorded
@@ -34,6 +34,8 @@ from .run import RECORD_NAME, Record, locked, new_record, read_record, recorded
 def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     output, surface = command.output, command.surface
     size = texture_size(surface, output.suffix[1:].lower())
+    if command.splats and output.suffix.lower() != ".ply":
+        raise OutputError(f"--splats are written as .ply, got {output.name}; name it so")
     check_target(output)
     record_path = output.with_name(output.name + ".run.json")
     targets = [*map(output.with_name, mesh_names(output.name, textured=size is not None)), record_path]
@@ -42,11 +44,18 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     with _writing(output, targets, record_path, command, field=command.field) as record:
         require_packages(texture=size is not None, faces=surface.faces is not None)
         field = load_field(command.field, device=existing_device(command.device)).field
-        mesh = extracted(field, surface, size)
-        files = mesh.save(output, size_mm=surface.size_mm, up=surface.up)
-        record.files = [str(path) for path in files]
-        record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
-    answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(record.seconds)}; record in {record_path}")
+        if command.splats:
+            with progress("Laying splats") as on_step:
+                splats = Splats.of(field, surface.resolution, on_step)
+            with replacing(output) as partial:
+                partial.write_bytes(splats.ply())
+            record.files, made = [str(output)], f"{len(splats.positions)} splats"
+        else:
+            mesh = extracted(field, surface, size)
+            record.files = [str(path) for path in mesh.save(output, size_mm=surface.size_mm, up=surface.up)]
+            record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+            made = f"{len(mesh.faces)} faces"
+    answer(f"Wrote {output} ({made}) in {duration(record.seconds)}; record in {record_path}")
 
 
 def texture_size(surface: Surface, *formats: str) -> int | None:

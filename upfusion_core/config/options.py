@@ -260,6 +260,8 @@ class Mesh:
     """A field.safetensors of a reconstruction."""
     output: Annotated[Path, Flag(OUTPUT, "FILE", section="conduct")]
     """A .glb, .obj, .ply or .stl to write."""
+    splats: bool = False
+    """Write Gaussian splats, a .ply for their viewers and editors, in place of the mesh."""
     surface: Surface = Surface()
     device: Device = "auto"
     """Where the field is evaluated."""

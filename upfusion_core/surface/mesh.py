@@ -1,6 +1,9 @@
-"""A coloured triangle mesh, and the files it becomes: GLB, OBJ, PLY and STL, in its own axes, which are glTF's."""
+"""A coloured triangle mesh, and the files it becomes: GLB, OBJ, PLY and STL, in glTF's axes; Gaussian splats."""
+
+from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -15,13 +18,16 @@ import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from ..field.radiance import RadianceField
 from ..support.checks import check_choice, check_finite, check_range, check_shape
 from ..support.errors import InputError, OutputError
 from ..support.files import check_path, replacing
 from ..support.images import srgb_to_linear, to_8bit
+from ..types import OnStep
 
 Axis = Literal["y", "z"]
 FORMATS = ("glb", "obj", "ply", "stl")
@@ -221,3 +227,85 @@ def _completed(tree: dict[str, Any], extras: dict[str, str]) -> None:
     if extras:
         tree["asset"]["extras"] = extras
     tree["extensionsUsed"] = sorted({*tree.get("extensionsUsed", []), UNLIT})
+
+
+# ---- splats
+
+HARMONIC = 0.28209479177387814  # the first spherical harmonic: 1 / (2 sqrt(pi))
+WIDE, THIN = 0.6, 0.06  # least standard deviations along the surface and across it, in distances of samples
+REACH, LOOKS = 0.1, 49  # of the longest side, outwards and inwards, in which light is followed, and at how many places
+SPLAT_FRAME = (1.0, -1.0, -1.0)  # our axes in the frame of splats, and back
+SPLAT_FIELDS = (
+    *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Splats:
+    """N flat Gaussians on a field's surface, in the frame of splats: (x, -y, -z) of our world, in scene units.
+
+    scales: standard deviations along their own axes, the third across the surface. rotations: unit quaternions w, x, y,
+    z. opacities: in [0, 1]. colors: sRGB in [0, 1], the same from all sides.
+    """
+
+    positions: Tensor  # (N, 3)
+    scales: Tensor  # (N, 3)
+    rotations: Tensor  # (N, 4)
+    opacities: Tensor  # (N,)
+    colors: Tensor  # (N, 3)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, field: RadianceField, resolution: int = 192, on_step: OnStep | None = None) -> Splats:
+        """One a vertex of the field's surface: where along the normal the field stops light and, in fog, as widely.
+
+        Those that cover each other stop as much as the field does. resolution, on_step: as extract_mesh takes them.
+        """
+        mesh, frame = field.extract_mesh(resolution, on_step=on_step), torch.tensor(SPLAT_FRAME)
+        assert mesh.normals is not None, "extract_mesh makes them"
+        corners, longest = mesh.vertices[mesh.faces], float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
+        across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        depths, step = torch.linspace(-REACH, REACH, LOOKS) * longest, 2 * REACH * longest / (LOOKS - 1)
+        found = []
+        for points, normals in zip(mesh.vertices.split(2**12), mesh.normals.split(2**12), strict=True):
+            column = points[:, None] - normals[:, None] * depths[:, None]
+            density = field.density(column.to(field.aabb.device)).cpu()
+            outside = density[:, : LOOKS // 2 + 1].flip(1)  # as far as it grows thinner: what is denser is another part
+            density[:, : LOOKS // 2 + 1] *= (outside <= outside.cummin(1).values).cumprod(1).flip(1)
+            depth = density * step
+            weights = torch.exp(depth - depth.cumsum(1)) * -torch.expm1(-depth)
+            stopped = weights.sum(1).clamp(min=1e-9)
+            middle = (weights * depths).sum(1) / stopped
+            spread = ((weights * (depths - middle[:, None]) ** 2).sum(1) / stopped).sqrt()
+            found.append(torch.stack([stopped, middle, spread], dim=1))
+        stopped, middle, spread = torch.cat(found).unbind(1)
+        spacing = longest / (resolution - 1)
+        wide, thin = spread.clamp(min=WIDE * spacing), spread.clamp(min=THIN * spacing)
+        # so many lie over each other, and together they are to stop what the field does
+        overlap = 2 * math.pi * wide**2 * len(wide) / (across.norm(dim=1).sum() / 2)
+        opacities = 1 - (1 - stopped.clamp(max=0.999)) ** (1 / overlap.clamp(min=1))
+        x, y, z = (mesh.normals * frame).unbind(-1)
+        rotations = torch.stack([1 + z, -y, x, torch.zeros_like(x)], dim=-1)  # takes (0, 0, 1) to the normal
+        rotations[z < -1 + 1e-6] = torch.tensor([0.0, 1, 0, 0])
+        scales = torch.stack([wide, wide, thin], dim=-1)
+        places = (mesh.vertices - mesh.normals * middle[:, None]) * frame
+        return cls(places, scales, normalize(rotations, dim=-1), opacities, mesh.vertex_colors)
+
+    @property
+    def places(self) -> Tensor:
+        """(N, 3) the positions in our world."""
+        return self.positions * torch.tensor(SPLAT_FRAME)
+
+    @property
+    def harmonics(self) -> Tensor:
+        """(N, 3) the colours as coefficients of the first spherical harmonic."""
+        return (self.colors - 0.5) / HARMONIC
+
+    def ply(self) -> bytes:
+        """A `.ply` as programs for Gaussian splats have it: a record of numbers a splat, of logits and logarithms."""
+        opacity, flat = self.opacities.clamp(1e-6, 1 - 1e-6).logit()[:, None], torch.zeros_like(self.positions)
+        parts = (self.positions, flat, self.harmonics, opacity, self.scales.log(), self.rotations)
+        fields = [f"property float {name}" for name in SPLAT_FIELDS]
+        head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(opacity)}", *fields, "end_header", ""]
+        return "\n".join(head).encode("ascii") + torch.cat(parts, dim=1).cpu().numpy().astype("<f4").tobytes()

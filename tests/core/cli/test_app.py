@@ -42,8 +42,7 @@ def test_empty_values_are_not_the_current_folder() -> None:
 
 
 def test_narrow_console_does_not_crash() -> None:
-    narrow = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    status, _, complaint = process(RUN, "views", "--\u8336\u7897", **narrow)
+    status, _, complaint = process(RUN, "views", "--\u8336\u7897", PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
     assert (status, "--??" in complaint, "Traceback" in complaint) == (2, True, False)
 
 
@@ -61,11 +60,8 @@ def test_out_of_memory_and_ctrl_c_are_told(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_duration_by_hand() -> None:
+def test_a_closed_stdout_is_told_in_a_sentence_and_durations_by_hand() -> None:
     assert [duration(seconds) for seconds in (3.21, 65, 4000)] == ["3.2 s", "1 min 5 s", "1 h 6 min"]
-
-
-def test_a_closed_stdout_is_told_in_a_sentence() -> None:
     code = (
         "import sys\nfrom upfusion_core.cli.console import answer\n"
         "from upfusion_core.support.errors import OutputError\n"

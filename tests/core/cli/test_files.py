@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -39,13 +40,24 @@ def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
     record = record_of(out)
     assert (record["command"], record["status"], len(record["files"])) == ("mesh", "finished", 3)
     surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": None, "up": "y"}
-    assert record["settings"] == surface
+    assert record["settings"] == {"splats": False, **surface}
     found = trimesh.load(out, force="mesh")
     assert len(found.faces) == record["mesh"]["faces"] > 0
     picture = found.visual.material.image
     assert picture.size == (64, 64)
     assert all(abs(value - 128) <= 1 for value in picture.convert("RGB").getpixel((32, 32)))
-    assert "exists already" in refused("mesh", stored, "-o", out)
+
+
+def test_splats(stored: Path, tmp_path: Path) -> None:
+    """Their record: place, no normal, grey, opacity, logarithms of widths, the third across the surface, quaternion."""
+    made = done("mesh", stored, "-o", tmp_path / "a.ply", "--splats", "--resolution", 24, "--device", "cpu")
+    head, _, body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
+    at, _, grey, _, width, turn = np.split(np.frombuffer(body, "<f4").reshape(-1, 17), [3, 6, 9, 10, 13], axis=1)
+    assert (f"({len(at)} splats)" in made, f"element vertex {len(at)}".encode() in head) == (True, True)
+    assert np.ptp(np.linalg.norm(at, axis=1)) < 0.01 < float(np.linalg.norm(at, axis=1).min())
+    assert (np.abs(grey).max() < 0.05, bool((width[:, 2] <= width[:, 0]).all())) == (True, True)
+    assert np.linalg.norm(turn, axis=1) == pytest.approx(1, abs=1e-5)
+    assert "are written as .ply" in refused("mesh", stored, "-o", tmp_path / "a.glb", "--splats")
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl"])
