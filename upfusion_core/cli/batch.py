@@ -30,7 +30,6 @@ from .run import LOCK_NAME, RECORD_NAME, Record, read_record, recorded, settled_
 from .spread import Work, spread
 
 LARGEST_LIST = 1_000_000_000  # bytes; a row has about a hundred
-OF_ALL = ("output", "resume", "force")  # no columns
 
 
 class Job(NamedTuple):
@@ -84,7 +83,8 @@ class JobList:
     def __init__(self, source: Path, each: Reconstruct, output: Path) -> None:
         self.jobs: list[Job] = []
         self._source, self._each = source, each
-        known = {name: option for name, option in options_of(Reconstruct).items() if name not in OF_ALL}
+        of_all = "output", "resume", "force"
+        known = {name: option for name, option in options_of(Reconstruct).items() if name not in of_all}
         self._columns = {"name": replace(known["prompt"], name="name", annotation=str)}
         for name, option in known.items():
             self._columns |= dict.fromkeys([name, *map(self._spelled, option.spellings)], option)

@@ -62,8 +62,7 @@ def spread(
                     if index is not None and lost[index] < ATTEMPTS:
                         left.append(index)
                     elif index is not None:
-                        why = f"its worker was lost {ATTEMPTS} times: killed, or out of memory; use fewer workers"
-                        yield index, OutputError(why)
+                        yield index, OutputError(f"its worker was lost {ATTEMPTS} times: killed, or out of memory")
                 else:
                     idle.append(worker)
                     if index is not None:
@@ -86,7 +85,7 @@ def elsewhere(make: Callable[[], Work], how: Spread, device: str = "cpu") -> Cal
         found, following = dict[int, Any](), 0
         for place, result in spread(make, tasks, how, device):
             if isinstance(result, OutputError):
-                raise OutputError(f"object {place + 1} of {len(tasks)} cannot be done: {result}")
+                raise OutputError(f"object {place + 1} of {len(tasks)} cannot be done: {result}; use fewer workers")
             found[place] = result
             while following in found:
                 yield found.pop(following)

@@ -126,9 +126,7 @@ class Sample:
         with reading(self.shard.name, "copy it again"):
             if isinstance(self.shard, Remote):
                 return self.shard.read_bytes(first, first + size)
-            with self.shard.open("rb") as file:
-                file.seek(first)
-                return file.read(size)
+            return np.fromfile(self.shard, np.uint8, size, offset=first).tobytes()
 
 
 def samples_of(path: Path | Remote, skipped: list[tuple[str, str]]) -> list[Sample]:
@@ -182,23 +180,18 @@ def encoded(
 ) -> Encoded:
     """What `pack_shards` takes of an object.
 
-    Args:
-        pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG.
-        depth: whether the depths are packed, where an object has them.
-        views: at most so many of an object's views, spread evenly, the first still the reference; None keeps all.
+    pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG. depth: whether depths are
+    packed, where there are any. views: at most so many, spread evenly, the first still the reference; None keeps all.
     """
-    known, members = len(dataset.skipped), None
+    known = len(dataset.skipped)
     try:
-        members = _members(dataset[index], pictures, depth, views)
+        example = dataset[index]
+        if views is not None and views < len(example):
+            example = example.chosen([view * len(example) // views for view in range(views)])
     except UpFusionError as error:
         if known == len(dataset.skipped):
             note(dataset.skipped, f"object {index}", str(error))
-    return members, dataset.skipped[known:]
-
-
-def _members(example: PosedViews, pictures: PictureFormat, depth: bool, views: int | None) -> dict[str, bytes]:
-    if views is not None and views < len(example):
-        example = example.chosen([view * len(example) // views for view in range(views)])
+        return None, dataset.skipped[known:]
     cameras, depths = example.cameras, example.depth if depth else None
     header = {"name": example.name, "upright": example.upright, "depth": depths is not None}
     header |= {"size": example.rgb.shape[-1], "pictures": pictures}
@@ -212,7 +205,7 @@ def _members(example: PosedViews, pictures: PictureFormat, depth: bool, views: i
             stream = io.BytesIO()
             np.save(stream, depths[view, 0].numpy(), allow_pickle=False)
             members[f"{view:03d}.depth.npy"] = stream.getvalue()
-    return members
+    return members, dataset.skipped[known:]
 
 
 def _encoded(picture: Tensor, pictures: str) -> bytes:

@@ -211,10 +211,8 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
     assert "finished already" in done("pack", "-o", shards, "--resume")
 
 
-def test_interrupted_packing_goes_on(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: None
-) -> None:
-    """In two workers, byte for byte."""
+@pytest.mark.usefixtures("forked")
+def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add, out = tarfile.TarFile.addfile, tmp_path / "out"
 
     def pressing(self: tarfile.TarFile, info: tarfile.TarInfo, content: object) -> None:

@@ -118,8 +118,7 @@ def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObject
     gain = content["gains"]["nearest"]["1 to 3"]["box_psnr"]
     rows = content["results"]["nearest"]
     assert gain["mean"] == pytest.approx(rows["3"]["box_psnr"]["mean"] - rows["1"]["box_psnr"]["mean"], abs=1e-9)
-    other = dataclasses.replace(BASELINES, seed=6)  # other settings, other values
-    Evaluator(model, [dataset], tmp_path, other).evaluate([0, 1])
+    Evaluator(model, [dataset], tmp_path, dataclasses.replace(BASELINES, seed=6)).evaluate([0, 1])  # other values
     assert json.loads((tmp_path / "report.json").read_text())["results"] != content["results"]
 
 
