@@ -39,7 +39,7 @@ def one_mesh(source: MeshSource, number: int, photos: list[int], seed: int, grey
     yaw, size = torch.rand(2, generator=generator).tolist()
     longest = float((surface.vertices.amax(0) - surface.vertices.amin(0)).max())
     offset = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0) * 0.1 * longest
-    moved = Similarity.from_angles(60 * yaw - 30, scale=0.7 * 2**size, translation=tuple(offset.tolist()))
+    moved = Similarity.from_angles(60 * yaw - 30, scale=0.7 * 2**size, shift=tuple(offset.tolist()))
     texture = surface.textures[0][:3] if surface.textures and not grey else None
     colors = torch.full_like(surface.vertices, 0.5) if grey else surface.colors
     mesh = MeshAsset(moved.apply(surface.vertices), surface.faces, colors, surface.uvs.clamp(0, 1), texture)

@@ -68,7 +68,8 @@ class UpFusionLoadCameras(io.ComfyNode):
             cameras = Cameras(known.cameras.camera_to_world, ndc[:, 0], ndc[:, 1])
             straight = KnownCameras(cameras, tuple(lenses), refused=known.refused, given=known.given)
             pictures, masks = [source.rgb for source in sources], [source.mask for source in sources]
-            views = prepare_views(pictures, masks, size=views.rgb.shape[-1], cameras=straight, sense="told")
+            straightened = prepare_views(pictures, masks, size=views.rgb.shape[-1], cameras=straight, sense="told")
+            views = replace(straightened, left_out=views.left_out)
         else:
             views = replace(views, cameras=known.of_squares(sources))
         assert views.cameras is not None, "they were put in above"

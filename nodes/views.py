@@ -70,7 +70,7 @@ class UpFusionLoadPhotos(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         photos = "Files or folders inside ComfyUI's input folder, a line each; the first photo is the reference."
-        count = "How many to keep; fewer are all kept. UpFusion takes up to 6."
+        count = "How many to keep; fewer are all kept. Networks see 6 of more; cameras, fit and texture take all."
         video = "A film of the object from all sides, from Load Video: its sharp frames are spread round the object."
         takes = [
             io.String.Input("photos", default="", multiline=True, tooltip=photos),
@@ -166,20 +166,21 @@ class UpFusionExampleViews(io.ComfyNode):
 
 
 class UpFusionPrepareViews(io.ComfyNode):
-    """Makes 1 to 6 photos of one object ready: the background becomes white and a square is cut round the object.
-    Photos may differ in size; a socket may carry a batch. Photo 1 is the reference view."""
+    """Makes 1 to 64 photos of one object ready: the background becomes white and a square is cut round the object.
+    Photos may differ in size; a socket may carry a batch. Photo 1 is the reference view; the networks see up to 6."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         margin = "Side of the cut over the object's longer side; larger shows it smaller. Networks learned at 1.15."
         image = io.Image.Input("image", tooltip="A photo, or a batch or list of photos, of the object; alpha counts.")
         mask = io.Mask.Input("mask", optional=True, tooltip="Where the object is in the image with this number.")
-        images = "1 to 6 photos of one object, the reference first. The order of the others is free."
+        images = "1 to 64 photos of one object, the reference first. The order of the others is free."
         masks = (
             "mask0 for image0 and so on; its border tells whether 1 is the object, as in MaskEditor, or 0, as in Load "
             "Image. A photo with neither mask nor alpha is taken as on white; the preview marks it where it is not."
         )
         removal = "From Load Background Removal Model: finds the object where neither mask nor alpha tells."
+        numbers = "Which photos the networks see, such as 1 3 8; empty: of more than 6 sharp ones of many sides."
         invert = "On: all masks are 1 on the background. Off: the background is what most of a mask's border has."
         some_images = io.Autogrow.TemplatePrefix(image, prefix="image", min=1, max=MAX_PHOTOS)
         some_masks = io.Autogrow.TemplatePrefix(mask, prefix="mask", min=0, max=MAX_PHOTOS)
@@ -189,6 +190,7 @@ class UpFusionPrepareViews(io.ComfyNode):
             io.Custom("BACKGROUND_REMOVAL").Input("bg_removal_model", optional=True, tooltip=removal),
             io.Boolean.Input("invert_mask", default=False, tooltip=invert),
             inputs.number("margin", 1.15, 1.0, 4.0, margin, step=0.05),
+            io.String.Input("network_photos", default="", optional=True, tooltip=numbers),
         ]
         gives = [
             io.Image.Output("images", tooltip=f"The photos, {SIZE} x {SIZE} pixels each, on white."),
@@ -209,10 +211,11 @@ class UpFusionPrepareViews(io.ComfyNode):
         margin: float,
         masks: Sockets | None = None,
         bg_removal_model: Any = None,
+        network_photos: str = "",
         **others: Any,
     ) -> io.NodeOutput:
         """Frames the photos and shows them; `others` come by the API alone, for sockets that there are not."""
-        from ..upfusion_core import prepare_views
+        from ..upfusion_core import choose_views, prepare_views
 
         if others:
             raise InputError(
@@ -222,12 +225,18 @@ class UpFusionPrepareViews(io.ComfyNode):
         photos = _flattened(images, {} if masks is None else masks, invert_mask, bg_removal_model)
         pictures, planes = [photo.picture for photo in photos], [photo.mask for photo in photos]
         senses: list[Literal["told", "border"]] = ["told" if photo.told else "border" for photo in photos]
+        words = network_photos.replace(",", " ").split()
+        if not all(word.isdecimal() for word in words):
+            raise InputError(f"network_photos must be numbers such as 1 3 8, got {network_photos:.40}; correct it")
         views = prepare_views(pictures, planes, size=SIZE, margin=margin, sense=senses)
+        views = choose_views(views, [int(word) for word in words])
         result = image_from_rgb(views.rgb)
         lines = []
         for number, (photo, note) in enumerate(zip(photos, views.notes, strict=True), 1):
             advice = ADVICE if note.doubtful and photo.mask is None else ""
             lines.append(f"photo {number}: {photo.told or photo.aside + note.text + advice}")
+            if views.left_out and views.left_out[number - 1]:
+                lines[-1] += f"; the networks do not see it: {views.left_out[number - 1]}"
         text = "\n".join(lines)
         host.send_line(text)
         frame = torch.ones(SIZE, SIZE, 1, dtype=torch.bool)
@@ -240,12 +249,12 @@ class UpFusionPrepareViews(io.ComfyNode):
 
 
 class UpFusionEncodeViews(io.ComfyNode):
-    """Turns 1 to 6 prepared photos of one object into a scene that can be asked for any view. No camera poses are
+    """Turns prepared photos of one object into a scene that can be asked for any view. No camera poses are
     needed; photo 1 is the reference that all views are measured from."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        images = "1 to 6 square photos of the object on white, photo 1 first: from UpFusion Prepare Views."
+        images = "Square photos of the object on white, photo 1 first: from UpFusion Prepare Views."
         masks = "1 on the object, one a photo; taken from what is not white when left open."
         more = "0 is the object's height, 45 looks down. A wrong value tilts the orbit of all new views."
         own = "The photos' own pixels and cameras, from UpFusion Prepare Views or Load Cameras, for Distill to use."
@@ -274,7 +283,8 @@ class UpFusionEncodeViews(io.ComfyNode):
         shown = input_views(images, masks)
         text = "the photos' own pixels are not used: connect views from UpFusion Prepare Views"
         if views is not None:
-            shown, text = replace(shown, sources=views.sources, cameras=views.cameras), "with the photos' own pixels"
+            own = {name: getattr(views, name) for name in ("sources", "cameras", "left_out")}
+            shown, text = replace(shown, **own), "with the photos' own pixels"
         host.send_line(text)
         return io.NodeOutput(upfusion_model.stages().encode(shown, reference_elevation_degrees=elevation))
 

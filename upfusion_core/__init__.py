@@ -56,7 +56,8 @@ _NAMES = {
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
     "pipeline.frames": (
-        *("Looked", "appearance", "choose_pictures", "film_frames", "photo_files", "photo_sharpness", "spread_choice"),
+        *("Looked", "appearance", "choose_pictures", "choose_views", "film_frames", "photo_files", "photo_sharpness"),
+        "spread_choice",
     ),
     "pipeline.given_views": ("fit_views", "given_photos"),
     "pipeline.masks": ("estimate_mask",),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeVar
 import torch
 from torch import Tensor
 
-from .config import MAX_PHOTOS
+from .config.models import MAX_VIEWS
 from .support.checks import check_finite, check_shape, check_type, check_unit_range, magnitude
 from .support.decoding import MAX_PIXELS, too_large
 from .support.errors import InputError, PhotoError
@@ -197,12 +197,13 @@ class SourcePhoto:
 class InputViews:
     """The photos, made ready: view 0 is the reference; poses are unknown unless they are given.
 
-    rgb: (V, 3, S, S) in [0, 1] on white, S the model's image size, 1 <= V <= 6.
+    rgb: (V, 3, S, S) in [0, 1] on white, S the model's image size, 1 <= V <= 64.
     mask: (V, 1, S, S) in [0, 1], 1 on the object.
     focal: (V, 2) as in Cameras.
     sources: the photos' own pixels, which texture and fit use where cameras are known; None where there are none.
     cameras: of the squares, where they are known beforehand.
     notes: V of them, or none: how the object was found in each photo.
+    left_out: V of them, or none: why the networks do not see a photo, "" where they do, see `choose_views`.
     """
 
     rgb: Tensor
@@ -211,12 +212,13 @@ class InputViews:
     sources: tuple[SourcePhoto, ...] | None = None
     cameras: PhotoCameras | None = None
     notes: tuple[PhotoNote, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")
         views, _, size, _ = self.rgb.shape
-        if not 1 <= views <= MAX_PHOTOS:
-            raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {views}; choose the most different views")
+        if not 1 <= views <= MAX_VIEWS:
+            raise InputError(f"expected 1 to {MAX_VIEWS} photos, got {views}; choose the most different views")
         check_shape("InputViews.mask", self.mask, (views, 1, size, size))
         check_shape("InputViews.focal", self.focal, (views, 2))
         check_unit_range("InputViews.rgb", self.rgb, "divide 8-bit photos by 255")
@@ -225,12 +227,17 @@ class InputViews:
         if not self.focal.is_floating_point() or not (self.focal > 0).all():
             least = f"{float(self.focal.min()):.3g} as {self.focal.dtype}"
             raise InputError(f"InputViews.focal must be floating point above 0, got {least}; use prepare_views")
-        for name in ("sources", "cameras"):
-            if (value := getattr(self, name)) is not None and len(value) != views:
+        for name in ("sources", "cameras", "left_out"):
+            if (value := getattr(self, name) or None) is not None and len(value) != views:
                 raise InputError(f"InputViews.{name} must be one for each of {views} photos, got {len(value)}")
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
+
+    @property
+    def seen(self) -> list[int]:
+        """Places of the photos that the networks see."""
+        return [place for place in range(len(self)) if not (self.left_out and self.left_out[place])]
 
     def to(self, device: torch.device | str) -> InputViews:
         """The same photos on another device."""

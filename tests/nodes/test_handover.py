@@ -136,8 +136,7 @@ def test_splats_voxels_and_points(run_node: Run, head: nn.Module, pack: Pack, mo
     blue = (colors - torch.tensor(EAR)).abs().amax(1) < 0.2
     assert float(cells[blue, 0].float().min()) > 25
     assert float(positions[harmonics[:, 0, 2] > 1][:, 0].min()) > 0.1
-    text = file.getvalue()
     assert kind == "ply"
-    head_of, _, body = text.partition(b"end_header\n")
+    head_of, _, body = file.getvalue().partition(b"end_header\n")
     assert f"element vertex {count}".encode() in head_of
     assert len(body) == 15 * count

@@ -38,12 +38,11 @@ def test_files_stand_upright_and_tell_their_lens(run_node: Run, folders: Path) -
     clear = dots(3).convert("RGBA")
     clear.putalpha(Image.new("L", clear.size, 128))
     clear.save(folders / "input/b.png")
-    images, sheet, report, names = run_node("UpFusionLoadPhotos", photos="mine\n b.png \n")
+    images, _, report, names = run_node("UpFusionLoadPhotos", photos="mine\n b.png \n")
     assert [tuple(image.shape) for image in images] == [(1, 64, 48, 3), (1, 48, 64, 4)]
     assert float(images[1][0, 0, 0, 3]) == pytest.approx(128 / 255)
     assert report.splitlines() == ["2 of 2 taken", "mine/a.jpg: taken, lens of 67 degrees", "b.png: taken"]
     assert names == "mine/a.jpg\nb.png"
-    assert sheet.shape[0] == 1
     refused("must name files or folders", run_node, "UpFusionLoadPhotos", photos=" ")
     refused("must stay inside", run_node, "UpFusionLoadPhotos", photos="../other")
 
@@ -58,14 +57,12 @@ def test_of_many_or_of_a_film_the_sharp_and_different_ones_are_taken(
         frames.append((number, torch.from_numpy(np.array(picture)).movedim(-1, 0)))
     photos = "\n".join(f"{number}.png" for number in range(8))
     images, sheet, report, names = run_node("UpFusionLoadPhotos", photos=photos, count=5)
-    assert len(images) == 5
     assert {"0.png", "1.png", "2.png", "4.png"} < set(names.split("\n"))
     lines = report.splitlines()
-    assert lines[0] == "5 of 8 taken"
+    assert (lines[0], len(images), sum(": like " in line for line in lines)) == ("5 of 8 taken", 5, 2)
     assert lines[4].startswith("3.png: blurred")
-    assert sum(": like " in line for line in lines) == 2
-    colors = {tuple(pixel) for pixel in (255 * sheet[0]).round().int().reshape(-1, 3).tolist()}
-    assert {(40, 160, 70), (210, 60, 50), (150, 150, 150)} <= colors
+    colors = [tuple(pixel) for pixel in (255 * sheet[0]).round().int().reshape(-1, 3).tolist()]
+    assert {(40, 160, 70), (210, 60, 50), (150, 150, 150)} <= {*colors}
     for module in (core, sys.modules[core.choose_pictures.__module__]):
         decoded = lambda film, wanted, _: (one for one in frames if wanted is None or one[0] in wanted)  # noqa: E731
         monkeypatch.setattr(module, "film_frames", decoded)

@@ -176,7 +176,7 @@ def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lin
 
 def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
     for changes, message in (
-        ({"images": {"image0": torch.zeros(7, 64, 64, 3)}}, "expected 1 to 6 photos, got 7"),
+        ({"images": {"image0": torch.zeros(65, 16, 16, 3)}}, "expected 1 to 64 photos, got 65"),
         ({"masks": {"mask0": torch.zeros(2, 64, 64)}}, "image0 holds 1 photos, but its mask0 holds 2 masks"),
         ({"masks": {"mask1": torch.zeros(1, 64, 64)}}, "mask1 belongs to image1, but that is not connected"),
         ({"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True}, "got 1 everywhere; turn invert_mask off"),

@@ -99,13 +99,19 @@ def test_fields_are_saved_and_only_fitted_to_views_that_agree(graph: dict[str, A
             assert node["properties"]["models"][0]["directory"] == "upfusion"
 
 
-def test_the_views_are_shown_before_distill_runs() -> None:
+def test_the_views_are_shown_before_distill_runs_and_the_viewport_begins_near() -> None:
     """It gets the scene from Sample Views, and the preview, larger than the model's pictures, is behind these."""
     graph = WORKFLOWS["upfusion_1_quick_start"]
     kinds = {node["id"]: node["type"] for node in graph["nodes"]}
     joined = {(kinds[source], kinds[target], kind) for _, source, _, target, _, kind in graph["links"]}
     assert ("UpFusionSampleViews", "UpFusionDistill", "UPFUSION_SCENE") in joined
     assert {("UpFusionSampleViews", "ImageScale", "IMAGE"), ("ImageScale", "PreviewImage", "IMAGE")} < joined
+    nodes = WORKFLOWS["upfusion_4_aim_with_the_viewport"]["nodes"]
+    (viewer,) = [node["properties"] for node in nodes if node["type"] == "Preview3DAdvanced"]
+    reach = math.hypot(
+        *viewer["Camera Config"]["state"]["position"].values()
+    )  # read beside a last file only, or "none"
+    assert (viewer["Last Time Model File"], reach) == ("none", pytest.approx(2.4, abs=0.01))  # a mesh is 1 unit large
 
 
 @each_workflow
@@ -193,8 +199,7 @@ def test_a_spline_by_hand() -> None:
 def test_every_node_is_in_a_workflow_and_each_has_notes_and_a_picture(node_classes: dict[str, Any]) -> None:
     assert not any((ROOT / name).exists() for name in ("example_workflows", "example", "examples", "templates"))
     for name, graph in WORKFLOWS.items():
-        notes = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
-        assert len(notes) >= 2
+        assert sum(node["type"] == "MarkdownNote" for node in graph["nodes"]) >= 2
         with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
             assert picture.format == "JPEG"
             assert min(picture.size) >= 256

@@ -5,7 +5,6 @@ import io
 import json
 import tarfile
 import time
-from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -20,7 +19,7 @@ import typer
 from pydantic import ValidationError
 
 from ..config.base import Option, built, flat, from_value, options_of
-from ..config.models import MAX_PHOTOS
+from ..config.models import MAX_VIEWS
 from ..config.options import Batch, Folder, Networks, Reconstruct
 from ..support import files
 from ..support.errors import InputError, OutputError, UpFusionError
@@ -97,7 +96,7 @@ class JobList:
                     self._add(folder.name, {"photos": (folder,)}, f"{folder}: the name")
         elif (suffix := source.suffix.lower()) in (".csv", ".jsonl", ".ndjson"):
             with files.reading(source, "check the path", what="a list"):
-                lines = files.read_regular(source, LARGEST_LIST).removeprefix(BOM_UTF8).splitlines(keepends=True)
+                lines = files.read_regular(source, LARGEST_LIST).removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
             for line, row in self._of_csv(lines) if suffix == ".csv" else self._of_json(lines):
                 self._enter(f"{source}, line {line}", row)
         else:
@@ -167,8 +166,8 @@ class JobList:
             if not values.get(name):
                 raise InputError(f"{where}, column {name} must be given; every object has a name and photos")
         photos, masks = len(values["photos"]), len(values.get("masks", ()))
-        if photos > MAX_PHOTOS or masks not in (0, photos):
-            wanted = f"column photos must name 1 to {MAX_PHOTOS}, and column masks none or one for each"
+        if photos > MAX_VIEWS or masks not in (0, photos):
+            wanted = f"column photos must name 1 to {MAX_VIEWS}, and column masks none or one for each"
             raise InputError(f"{where}, {wanted}, got {photos} and {masks}; correct it")
         self._add(values.pop("name"), values, where)
 

@@ -1,7 +1,5 @@
 """What the user sees: sentences, progress bars, errors. Progress goes to stderr, results to stdout."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -36,7 +34,7 @@ def answer(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[OnStep]:
+def progress(title: str) -> "Iterator[OnStep]":
     """A bar, as `bar` has it; what it yields raises KeyboardInterrupt after Ctrl-C."""
     with bar(title) as show:
         yield lambda step, total, preview: show(title, step / total)

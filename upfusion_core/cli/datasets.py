@@ -87,8 +87,7 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         plan(run, command, {})
         if run.already_finished:
             return
-        encode = encoding(command)
-        dataset = encode.args[0]
+        dataset = (encode := encoding(command)).args[0]
         indices = range(object_count(str(command.data), len(dataset), command.objects))
         unfinished, state = run.folder / UNFINISHED_NAME, PackState(skipped=list(map(list, dataset.skipped)))
         if run.resumed and unfinished.is_file():

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..config.models import MAX_PHOTOS
+from ..config.models import MAX_PHOTOS, MAX_VIEWS
 from ..config.options import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..models.stable_diffusion import tokenize
 from ..pipeline import sampling
 from ..pipeline.examples import example_views
-from ..pipeline.frames import Looked, choose_pictures, film_frames, photo_files
+from ..pipeline.frames import Looked, choose_pictures, choose_views, film_frames, photo_files
 from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.photos import prepare_views
 from ..pipeline.upfusion import UpFusion
@@ -65,7 +65,8 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
         def prepared(size: int) -> InputViews:
             if size not in held:
                 held.clear()
-                held[size] = prepare_views(list(photos.photos), masks, size=size, cameras=known, **find)
+                views = prepare_views(list(photos.photos), masks, size=size, cameras=known, **find)
+                held[size] = choose_views(views, photos.network_photos)
             return held[size]
 
         prepared(256)  # the released size, which is nearly always the one wanted
@@ -94,7 +95,7 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
 
 def of_folder_or_film(photos: Photos, output: Path) -> tuple[Photos, list[Looked]]:
     """In place of a folder the pictures in it, by name, with their masks; in place of a film frames, written beside
-    `output`; of more than a model takes those that are sharp and show the most sides. And all that was looked at."""
+    `output`, that are sharp and show the most sides; of too many pictures likewise. And all that was looked at."""
     first = photos.photos[0] if len(photos.photos) == 1 else Path()
     film = first if first.suffix.lower() in FILMS else None
     if film is None and (len(photos.photos) != 1 or not first.is_dir()):
@@ -106,7 +107,7 @@ def of_folder_or_film(photos: Photos, output: Path) -> tuple[Photos, list[Looked
         wanted = f"{first} must hold photos, and masks ({MASKED}) of none or of each"
         raise InputError(f"{wanted}, got {len(files)} and {len(masks)}; add or remove some")
     with bar(f"Looking at {first.name}") as show:
-        looked = choose_pictures(files, MAX_PHOTOS, film, on_progress=partial(show, first.name))
+        looked = choose_pictures(files, MAX_PHOTOS if film else MAX_VIEWS, film, on_progress=partial(show, first.name))
     kept: Any = [one.source for one in looked if not one.reason]
     if film is not None:
         folder = output.absolute().with_name(f"{output.absolute().name}-frames")

@@ -1,7 +1,5 @@
 """What `upfusion batch` shows of its objects: a bar while it works, index.csv, and index.html, a gallery."""
 
-from __future__ import annotations
-
 import csv
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +34,7 @@ class Row:
     files: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, record: Record) -> Row:
+    def of(cls, name: str, record: Record) -> "Row":
         """Of a finished reconstruction."""
         facts: Any = record.model_extra
         counts = len(record.inputs["photos"]), facts.get("cameras_accepted"), facts["mesh"]["faces"]

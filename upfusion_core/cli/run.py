@@ -1,7 +1,5 @@
 """A run's folder: held by one process, with a record, `run.json`, of what was asked and what is finished."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -157,7 +155,7 @@ class Run:
                 self._refuse(f"other {name}")
         self.record = self.stored.model_copy(update={"status": "running"})
 
-    def check_model(self, model: UpFusion) -> None:
+    def check_model(self, model: "UpFusion") -> None:
         """Notes which model is used, and where; refuses another than the run was begun with."""
         if getattr(self.record, "model_id", model.model_id) != model.model_id:
             self._refuse("other weights")

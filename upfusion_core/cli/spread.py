@@ -29,10 +29,8 @@ def spread(
 ) -> Generator[tuple[int, Any], None, None]:
     """Places of tasks, with their results as they come; of a task whose workers were lost thrice, an OutputError.
 
-    `make` gives the work, once in each worker; it and the tasks are pickled, and what it raises is raised here. Workers
-    are processes here, or actors of ray's cluster at RAY_ADDRESS, or of one that is begun here: unless told, one a GPU
-    or, where `device` is "cpu" or there are none, one here and on a cluster one for every `cpus` processors. Each has
-    one thread of torch, or `threads`; alone torch's own choice. `tell` is called each second with the tasks in work.
+    `make` gives the work, once a worker; it and the tasks are pickled, and what it raises is raised here. A worker has a
+    GPU of its own, if there are any and `device` is not "cpu". `tell` is called each second with the tasks in work.
     """
     kind: Any = {"local": _Process, "ray": _Actor}[how.engine]
     places = kind.places(device != "cpu", how.cpus)

@@ -93,6 +93,9 @@ def encoded(
             for index, rgb in enumerate(views.rgb):
                 write_png(run, f"inputs/{index + 1:03d}.png", rgb, keep=False)
             write_png(run, "photos.png", contact_sheet(views.rgb, columns=len(views)), keep=False)
+    if left_out := {number: reason for number, reason in enumerate(views.left_out, 1) if reason}:
+        run.note(left_out=left_out)
+        say("\n".join(f"Photo {each} is for cameras, fit and texture only: {left_out[each]}" for each in left_out))
     say("Encoding the photos ...")
     scene = model.encode(views, reference_elevation_degrees=photo_elevation)
     run.check_model(model)

@@ -15,6 +15,7 @@ from .field import Factor, Share
 MODEL_ID = "model_id"  # in the JSON form: the fingerprint of the weights, which conversions hand on
 MAX_LAYERS = 256  # of a network; the released ones have 12 at most
 MAX_PHOTOS = 6  # the released UpSRT was trained on 1 to 6 photos
+MAX_VIEWS = 64  # photos of an object, of which up to MAX_PHOTOS go to the networks
 
 # sizes that no model comes near: a file that claims more would only cost time and memory until it is refused
 Width = Annotated[int, Ge(1), Le(65536)]

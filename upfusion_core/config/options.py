@@ -13,7 +13,7 @@ from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
 from .base import NO_OPTION, Flag, Without, configuration
 from .field import Count, DistillConfig, Guidance, Preset, Steps
-from .models import MAX_PHOTOS
+from .models import MAX_PHOTOS, MAX_VIEWS
 
 # in place of a data set's folder, by the generator's version: objects that are made as they are needed
 PROCEDURAL = {"procedural": 1, "procedural-2": 2}
@@ -28,6 +28,7 @@ OF_EACH = ("photos", "masks", "photo_cameras", "output")  # what many objects ca
 TRUSTED = "on with --photo-cameras"
 RECOMMENDED = "what the weights recommend, else 9"
 PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
+PhotoNumber = Annotated[int, Ge(1), Le(MAX_VIEWS)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Elevation = Annotated[float, Ge(-89), Le(89)]
 Step = Annotated[int, Ge(0), Le(10**9)]
@@ -55,10 +56,13 @@ class Photos:
     """What turns photos into a scene."""
 
     photos: Annotated[tuple[Path, ...], Flag(metavar="PHOTO...", argument=True, section="sources")] = ()
-    """1 to 6 photos of one object, the first is the reference; or a folder of photos or a film (.mp4, .mov, .webm), of
-    which sharp pictures from all sides are taken."""
+    """1 to 64 photos of one object, the first is the reference; or a folder of them; or a film (.mp4, .mov, .webm), of
+    which six sharp frames from all sides are taken."""
     masks: Annotated[tuple[Path, ...], Flag(("--mask",), section="sources")] = ()
     """Mask of a photo, white on the object; once a photo, in the same order."""
+    network_photos: Annotated[tuple[PhotoNumber, ...], Flag(metavar="NUMBERS", commas=True)] = ()
+    """Which photos the networks see, photo 1 and up to 5 others; if not given, of more than 6 sharp ones of many sides.
+    All go to cameras, fit and texture."""
     remove_background: bool = False
     """Find the object by rembg in photos without mask and alpha."""
     any_background: bool = False

@@ -3,8 +3,6 @@
 A new format is its reader, a line in `DATA_FORMATS` (before "meshes", which takes any folder with a mesh), and a test.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -52,7 +50,7 @@ DATA_FORMATS: dict[str, Format] = {
 }
 
 
-def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> MultiViewDataset:
+def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> "MultiViewDataset":
     """The data set in a folder, or shards in a .tar or at an address of fsspec; its views have `size` pixels a side.
 
     `kind` is a name in DATA_FORMATS, recognised by its files unless given. InputError if there is no such folder, or it

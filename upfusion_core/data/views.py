@@ -1,7 +1,5 @@
 """What every reader gives: posed views of one object in our world, one at a time, broken ones left out and counted."""
 
-from __future__ import annotations
-
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -101,7 +99,7 @@ class PosedViews:
     def __len__(self) -> int:
         return len(self.rgb)
 
-    def chosen(self, views: Sequence[int]) -> PosedViews:
+    def chosen(self, views: Sequence[int]) -> "PosedViews":
         """Some of the views, in the given order; our world, and the unit of depths, move with the new reference."""
         picked = torch.tensor(checked_views(views, len(self), self.name))
         cameras, move = normalise(self.cameras[picked], center=torch.zeros(3), up=UP if self.upright else None)

@@ -8,8 +8,6 @@ similarity of the object's frame, which moves the cameras by the inverse; fixed 
 All transforms are bounded, minimise the mean squared difference over whole pictures, and fall back to the identity.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -164,7 +162,7 @@ class AlignedViews:
     rgb: Tensor
     mask: Tensor | None = None
 
-    def warped(self, transforms: Tensor) -> AlignedViews:
+    def warped(self, transforms: Tensor) -> "AlignedViews":
         mask = None if self.mask is None else warp(self.mask, transforms, background=0.0)
         return AlignedViews(warp(self.rgb, transforms), mask)
 

@@ -58,7 +58,6 @@ class Score(TypedDict):
 _Record = dict[str, Any]  # of an object, in its file
 _Skipped = list[tuple[str, str]]  # objects and reasons
 Faults = tuple[_Skipped, _Skipped]  # of one object: why it was skipped, and what its data set left out
-Elsewhere = Callable[[Sequence["Task"]], Iterator[Faults]]
 Results = Mapping[str, Mapping[str, Mapping[str, Score]]]  # [stage][photos][measure], the number of photos as text
 
 
@@ -87,11 +86,10 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """What evaluates objects into a folder; what shapes the results, and where these go.
+    """What evaluates objects into a folder.
 
-    datasets: the objects', and where some are to be reported apart, theirs. about: what else shapes the results, such
-    as the weights of `lpips`: it stands in the report. writing: how files of the folder get their names; by default
-    they are renamed into it. temporary: gives the paths of files that are needed until the end, the fields' states.
+    datasets: the objects', and that of those to be reported apart, if any. about: what else shapes the results: it
+    stands in the report. writing: how files get into the folder, not just renamed; temporary: where fields' states go.
     """
 
     model: UpFusion
@@ -116,7 +114,7 @@ class Evaluator:
         indices: Sequence[int],
         groups: Sequence[Group] = (),
         on_step: OnStep | None = None,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: Callable[[Sequence[Task]], Iterator[Faults]] | None = None,
     ) -> _Record:
         """Evaluates objects, writes the report, and gives what report.json holds.
 

@@ -1,7 +1,5 @@
 """The radiance field: density and colour of every point of a box round the object."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping
@@ -138,7 +136,7 @@ class RadianceField(nn.Module):
         faces: int | None = None,
         keep: float = 0.05,
         on_step: OnStep | None = None,
-    ) -> MeshAsset:
+    ) -> "MeshAsset":
         """The field's surface as a mesh with coloured vertices or a texture; see `surface.extract.extract_mesh`.
 
         Args:

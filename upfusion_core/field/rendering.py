@@ -1,7 +1,5 @@
 """Volume rendering along rays: where to look, how much light each sample sends, and what a picture makes of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -244,7 +242,7 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("hull", torch.ones(shape, dtype=torch.bool, device=aabb.device), persistent=False)
 
     @classmethod
-    def seen_whole(cls, density: Callable[[Tensor], Tensor], aabb: Tensor) -> OccupancyGrid:
+    def seen_whole(cls, density: Callable[[Tensor], Tensor], aabb: Tensor) -> "OccupancyGrid":
         """A grid for renders of a field as it is: what it leaves out changes no pixel by more than RENDERED_LOSS."""
         # all that is empty along the box's longest line stops so little light, and so little passes what hides
         depth = math.log(1 / RENDERED_LOSS)

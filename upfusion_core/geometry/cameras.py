@@ -221,22 +221,12 @@ class Similarity:
     translation: Tensor  # (3,) in scene units
 
     @classmethod
-    def identity(cls) -> Similarity:
-        return cls(1.0, torch.eye(3), torch.zeros(3))
-
-    @classmethod
     def from_angles(
-        cls,
-        yaw_degrees: float = 0.0,
-        pitch_degrees: float = 0.0,
-        roll_degrees: float = 0.0,
-        *,
-        scale: float = 1.0,
-        translation: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        cls, yaw: float = 0, pitch: float = 0, roll: float = 0, *, scale: float = 1, shift: Sequence[float] = (0, 0, 0)
     ) -> Similarity:
-        """Turned about +Z by roll, then about +X by pitch, then about +Y by yaw."""
-        angles = [math.radians(angle) for angle in (yaw_degrees, pitch_degrees, roll_degrees)]
-        return cls.from_parameters(torch.tensor([*angles, math.log(scale), *translation], dtype=torch.float32))
+        """Turned about +Z by roll, then about +X by pitch, then about +Y by yaw, in degrees; the identity by 0."""
+        angles = [math.radians(angle) for angle in (yaw, pitch, roll)]
+        return cls.from_parameters(torch.tensor([*angles, math.log(scale), *shift], dtype=torch.float32))
 
     @classmethod
     def from_parameters(cls, parameters: Tensor) -> Similarity:

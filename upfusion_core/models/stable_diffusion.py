@@ -1,7 +1,5 @@
 """Stable Diffusion 1.5 by diffusers and transformers: UNet, autoencoder, text encoder; their names in `ldm` files."""
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 from collections.abc import Iterable
@@ -121,7 +119,7 @@ def prompt_keys_values(unet: UNet2DConditionModel, text: Tensor) -> tuple[KeysVa
     return tuple(keys_values(layer, text) for layer in _prompt_attentions(unet))
 
 
-def _prompt_attentions(unet: UNet2DConditionModel) -> list[Attention]:
+def _prompt_attentions(unet: UNet2DConditionModel) -> "list[Attention]":
     return [module for name, module in sorted(unet.named_modules(), key=itemgetter(0)) if name.endswith("attn2")]
 
 
@@ -148,7 +146,7 @@ class GroupedAttention:
         self.index = index
 
     def __call__(  # diffusers hands every processor the same options
-        self, attn: Attention, hidden_states: Tensor, pairs: tuple[KeysValues, ...] = (), **_: object
+        self, attn: "Attention", hidden_states: Tensor, pairs: tuple[KeysValues, ...] = (), **_: object
     ) -> Tensor:
         pair = keys_values(attn, hidden_states) if self.index is None else pairs[self.index]
         return attn.to_out[0](grouped_attention(attn.to_q(hidden_states), *pair))

@@ -1,11 +1,10 @@
 """Many pictures of one object, of files or a film -> those that are sharp and show it from sides far apart."""
 
-from __future__ import annotations
-
 import io
 import math
 import os
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +14,11 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 
+from ..config import MAX_PHOTOS
 from ..support.checks import check_count, check_shape
-from ..support.errors import MissingPackageError, PhotoError
+from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.images import shrunk, unit_range
-from ..types import OnProgress
+from ..types import InputViews, OnProgress
 from .photos import read_photo
 
 Film = str | os.PathLike[str] | io.BytesIO
@@ -77,7 +77,7 @@ def spread_choice(features: Tensor, sharp: Tensor, count: int, *, in_order: bool
     candidates = (sharp >= limit).nonzero()[:, 0]
     among = distance[candidates][:, candidates]
     chosen = [0]  # the first that is sharp, then always the one furthest from all that are chosen
-    while len(chosen) < min(count, len(candidates)):
+    while len(chosen) < min(count, len(candidates)) and bool(among[:, chosen].amin(1).any()):  # others are the same
         chosen.append(int(among[:, chosen].amin(1).argmax()))
     for _ in range(8):  # then each to the middle of those that are nearest to it
         nearest = among[:, chosen].argmin(1)
@@ -102,7 +102,7 @@ class Looked(NamedTuple):
     reason: str = ""
 
     @classmethod
-    def of(cls, source: Path | int, rgb: Tensor) -> Looked:
+    def of(cls, source: Path | int, rgb: Tensor) -> "Looked":
         """Of a picture (3, H, W), uint8 or in [0, 1]."""
         small, shown = shrunk(unit_range(rgb[:3]), CELL), torch.ones(3, CELL, CELL)
         top, left = ((CELL - side) // 2 for side in small.shape[1:])
@@ -139,10 +139,32 @@ def choose_pictures(
     return [one._replace(reason=reason) for one, reason in zip(looked, reasons, strict=True)]
 
 
+def choose_views(views: InputViews, numbers: Sequence[int] = ()) -> InputViews:
+    """The same photos, and which of them the networks see; all go to cameras, fit and texture.
+
+    Those of `numbers`, which count from 1 and hold photo 1's; without them, of more than 6 photos the first and sharp
+    ones of sides far apart, by given cameras or by what they look like. InputError: numbers that do not fit.
+    """
+    if numbers:
+        if 1 not in numbers or not set(numbers) <= set(range(1, len(views) + 1)) or len(set(numbers)) > MAX_PHOTOS:
+            wanted = f"the networks must see photo 1 and up to {MAX_PHOTOS - 1} others of {len(views)} photos"
+            raise InputError(f"{wanted}, got {', '.join(map(str, numbers)):.80}; name others")
+        reasons = ["" if number in numbers else "not asked for" for number in range(1, len(views) + 1)]
+        return replace(views, left_out=tuple(reasons))
+    if len(views.seen) <= MAX_PHOTOS:
+        return views
+    own = list(views.rgb) if views.sources is None else [source.rgb for source in views.sources]
+    sharp = torch.tensor([photo_sharpness(photo) for photo in own])
+    sharp[0] = sharp.max()  # photo 1 says what the frame is
+    if views.cameras is not None and views.cameras.given:
+        sides = torch.nn.functional.normalize(views.cameras.cameras.centers, dim=-1)
+    else:
+        sides = torch.stack([appearance(rgb) for rgb in views.rgb])
+    return replace(views, left_out=tuple(spread_choice(sides, sharp, MAX_PHOTOS)))
+
+
 def film_frames(
-    source: Film,
-    wanted: Container[object] | None = None,
-    window: tuple[float, float] = (0, 0),
+    source: Film, wanted: Container[object] | None = None, window: tuple[float, float] = (0, 0)
 ) -> Iterator[tuple[int, Tensor]]:
     """Number and picture (3, H, W), uint8 and upright, of the `wanted` frames of a film, or of all.
 

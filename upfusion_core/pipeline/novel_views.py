@@ -30,6 +30,7 @@ from ..types import (
     SourcePhoto,
     ViewConditioning,
 )
+from .frames import choose_views
 from .prior import DiffusionPrior
 from .sampling import sample_views, view_seeds
 
@@ -73,8 +74,9 @@ class ViewSynthesizer(ABC):
     def encode(
         self, views: InputViews, reference_elevation_degrees: float = REFERENCE_ELEVATION_DEGREES
     ) -> SceneEncoding:
-        """Set latents of 1 to 6 photos from prepare_views, which are resized to the model's size.
+        """Set latents of photos from prepare_views, which are resized to the model's size.
 
+        Of more than 6 the networks see those that `choose_views` takes, unless others were taken before.
         `reference_elevation_degrees` is photo 1's, unless its camera is known; the release assumes 22.5. InputError:
         the weights give values that are not finite in this precision.
         """
@@ -85,7 +87,7 @@ class ViewSynthesizer(ABC):
             own = [SourcePhoto(f"photo {place}", (side, side), rgb, mask, *whole) for place, (rgb, mask) in pairs]
             views = replace(views, sources=tuple(own))
         rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
-        views = replace(views, rgb=rgb, mask=mask)
+        views = replace(choose_views(views), rgb=rgb, mask=mask)
         reference = reference_camera(reference_elevation_degrees)
         if views.cameras is not None:
             reference = networks_reference(views.cameras.cameras[0])
@@ -95,8 +97,9 @@ class ViewSynthesizer(ABC):
     def set_latents(self, views: InputViews) -> Tensor:
         """(V·P, C) of photos of the model's size: DINO and the scene encoder run once; errors as of `encode`."""
         rows, columns = self.config.upsrt.patches
-        rgb, photos = views.rgb.to(self.device), Chunk(len(views), "photo")
-        parts = photos.map(lambda part: self.dino(rgb[part], (rows, columns), self.dtype), len(views))
+        rgb = views.rgb[views.seen].to(self.device)
+        photos = Chunk(len(rgb), "photo")
+        parts = photos.map(lambda part: self.dino(rgb[part], (rows, columns), self.dtype), len(rgb))
         keys = torch.cat(list(parts))
         if keys.shape[-1] != (width := self.config.upsrt.image_feature_dim):
             advice = "make dino.embed_dim and upsrt.image_feature_dim of the configuration agree"

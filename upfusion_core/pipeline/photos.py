@@ -1,7 +1,5 @@
 """Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings
@@ -17,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ..config import MAX_PHOTOS
+from ..config.models import MAX_PHOTOS, MAX_VIEWS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..geometry.lenses import KnownCameras, Lens
 from ..support.checks import check_count, check_range, check_unit_range
@@ -31,7 +29,7 @@ from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, es
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
 _BAND = 4_000_000  # pixels of a photo that are floating point at a time
-LARGEST = 4000  # pixels along a JPEG's longer side that are kept; more of six photos would take gigabytes
+LARGEST = 4000  # pixels along a JPEG's longer side that are kept; more of six photos would take gigabytes, of more less
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
@@ -49,7 +47,7 @@ def prepare_views(
     any_background: bool = True,
     sense: Sense | Sequence[Sense] = "white",
 ) -> InputViews:
-    """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
+    """1 to 64 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
 
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
@@ -77,17 +75,17 @@ def prepare_views(
     check_range("margin", margin, 1.0, 8.0)
     sources = _listed(images, "images", None)
     count = len(sources)
-    if not 1 <= count <= MAX_PHOTOS:
-        raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {count}; choose the most different views")
+    if not 1 <= count <= MAX_VIEWS:
+        raise InputError(f"expected 1 to {MAX_VIEWS} photos, got {count}; choose the most different views")
     given = [None] * count if masks is None else _listed(masks, "masks", count)
     if len(given) != count:
         raise InputError(f"expected one mask for each of {count} photos, got {len(given)}; give as many, in order")
     if cameras is not None and len(cameras.lenses) != count:
         raise InputError(f"expected a camera for each of {count} photos, got {len(cameras.lenses)}; give as many")
     senses = [sense] * count if isinstance(sense, str) else list(sense)
-    framed = []
+    framed, least = [], int(LARGEST * min(1.0, MAX_PHOTOS / count) ** 0.5)
     for index, (source, mask, how) in enumerate(zip(sources, given, senses, strict=True)):
-        photo = read_photo(source, f"photo {index + 1}", least=LARGEST)
+        photo = read_photo(source, f"photo {index + 1}", least=least)
         photo, note = _with_object(photo, mask, how, remove_background, any_background)
         if cameras is not None and not cameras.lenses[index].is_pinhole:
             photo = photo.straightened(cameras.lenses[index])
@@ -139,7 +137,7 @@ class Photo:
     distortion: Mapping[str, Any] | None = None  # that was taken out of it
     shrunk: int = 1  # how many pixels of the file are one along each side
 
-    def straightened(self, lens: Lens) -> Photo:
+    def straightened(self, lens: Lens) -> "Photo":
         """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
         lens = lens.resized((self.rgb.shape[2], self.rgb.shape[1]))  # large photos are read smaller
         rgb, known = lens.undistorted(self.rgb)

@@ -9,7 +9,7 @@ explains it, none is trusted.
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, count, pairwise
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ def estimate_photo_cameras(
 ) -> PhotoCameras:
     """The cameras that the scene's photos were taken by, as far as they can be found; the same each time.
 
+    Those that the networks see are looked for together, others by fives beside photo 1, as `score` was calibrated.
+
     model: whose scene it is. on_step: called with (rounds done, total, None); raise from it to stop.
     Raises InputError where the scene holds no photos, or something is of another type.
     """
@@ -58,8 +60,19 @@ def estimate_photo_cameras(
         off = (torch.tensor(search.elevations_degrees, dtype=torch.float32) - height) / search.elevation_deviation
         prior = (-off.square() / 2).log_softmax(0)
         hook = on_step or (lambda *_: None)
-        drawn = sample_poses(shapes, prior, search, lambda sweep: hook(sweep, search.sweeps, None))
-        return _answer(shapes, distances, drawn, reference, search)
+        rest = [place for place in range(len(views)) if place not in views.seen]
+        groups = [views.seen, *([0, *rest[first : first + 5]] for first in range(0, len(rest), 5))]
+        total, ticks, answers = len(groups) * search.sweeps, count(1), []
+        for group in groups:
+            own = [shapes[place] for place in group]
+            drawn = sample_poses(own, prior, search, lambda _: hook(next(ticks), total, None))
+            answers.append(_answer(own, distances[group], drawn, reference, search))
+    places = [place for group in groups for place in group]
+    order = [places.index(place) for place in range(len(views))]
+    accepted, score = (torch.cat([getattr(each, name) for each in answers])[order] for name in ("accepted", "score"))
+    reasons = [reason for each in answers for reason in each.reasons]
+    cameras = Cameras.concatenate(each.cameras for each in answers)[torch.tensor(order)]
+    return PhotoCameras(cameras, accepted, score, reasons=tuple(reasons[place] for place in order))
 
 
 def _answer(

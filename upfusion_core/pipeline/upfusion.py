@@ -1,7 +1,5 @@
 """UpFusion: one object that holds the networks and goes all the way from photos to a field."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from pathlib import Path
@@ -58,7 +56,7 @@ class UpFusion(ViewSynthesizer):
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> UpFusion:
+    ) -> "UpFusion":
         """A model from a folder of weights or a merged `.safetensors` file.
 
         Args:

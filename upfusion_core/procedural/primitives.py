@@ -5,8 +5,6 @@ An interval (near, far) is where the line origin + t·direction is inside; a mis
 primitive: float32 loses the digits of a far one.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -194,12 +192,12 @@ class Placed:
     kind: Tensor
 
     @staticmethod
-    def of(primitives: Primitives) -> Placed:
+    def of(primitives: Primitives) -> "Placed":
         """(B, P) primitives as B·P columns."""
         numbers = torch.cat([primitives.rotation.flatten(2), primitives.center, primitives.size], dim=-1)
         return Placed(numbers.flatten(0, 1).T.contiguous(), primitives.kind.flatten())
 
-    def taken(self, column: Tensor) -> Placed:
+    def taken(self, column: Tensor) -> "Placed":
         """The given columns, (M,) int64, repeated as they come."""
         return Placed(self.numbers.index_select(1, column), self.kind.index_select(0, column))
 

@@ -1,7 +1,5 @@
 """Files written whole or not at all, strangers' files read, names checked; JSON; files of data sets and the package."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -125,7 +123,7 @@ def _reason(error: OSError) -> str:
     return f"{error.strerror or error}; choose another place or mend this one"
 
 
-def check_regular(path: Path | Remote, most: int) -> None:
+def check_regular(path: "Path | Remote", most: int) -> None:
     """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a folder says what it is
@@ -134,7 +132,7 @@ def check_regular(path: Path | Remote, most: int) -> None:
         raise OSError(f"it has {status.st_size:,} bytes, more than {most:,}")
 
 
-def read_regular(path: Path | Remote, most: int) -> bytes:
+def read_regular(path: "Path | Remote", most: int) -> bytes:
     """The content of a stranger's file; raises OSError as check_regular, and where it cannot be read."""
     check_regular(path, most)
     return path.read_bytes()
@@ -289,7 +287,7 @@ class Remote(str):
         with reading(address, "correct it, or install what it needs", what="an address that fsspec knows"):
             self._system, self._path = fsspec.core.url_to_fs(address)
 
-    def __truediv__(self, name: str) -> Remote:
+    def __truediv__(self, name: str) -> "Remote":
         return Remote(f"{self}/{name}")
 
     def glob(self, pattern: str) -> list[Any]:

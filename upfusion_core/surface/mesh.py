@@ -1,7 +1,5 @@
 """A coloured triangle mesh, and the files it becomes: GLB, OBJ, PLY and STL, in glTF's axes; Gaussian splats."""
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -257,7 +255,7 @@ class Splats:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, field: RadianceField, resolution: int = 192, on_step: OnStep | None = None) -> Splats:
+    def of(cls, field: RadianceField, resolution: int = 192, on_step: OnStep | None = None) -> "Splats":
         """One a vertex of the field's surface: where along the normal the field stops light and, in fog, as widely.
 
         Those that cover each other stop as much as the field does. resolution, on_step: as extract_mesh takes them.

@@ -1,7 +1,5 @@
 """Triangle meshes with the colours they show: from files of any kind that trimesh reads, ready to be rasterised."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator
@@ -43,11 +41,11 @@ class Surface:
     alphas: Tensor | None = None  # (P,) in [0, 1], multiplied into the texture's; None: nothing is transparent
     face_cutoff: Tensor | None = None  # (F,) alpha from which a face is solid, below nothing; or BLENDED; 0: solid
 
-    def turned(self, rotation: Tensor) -> Surface:
+    def turned(self, rotation: Tensor) -> "Surface":
         """The surface with x' = rotation x, rotation (3, 3)."""
         return replace(self, vertices=self.vertices @ rotation.to(self.vertices).T)
 
-    def centered(self, radius: float) -> Surface:
+    def centered(self, radius: float) -> "Surface":
         """The centre of the box of what faces use goes to the origin, its farthest vertex to a distance of `radius`."""
         used = self.vertices[self.faces.unique()]
         center = (used.amin(dim=0) + used.amax(dim=0)) / 2

@@ -149,7 +149,7 @@ def align_object(
     similarity = Similarity.from_parameters(fine.descend(ends[fine.errors(ends).argmin()], search.fine_steps))
     after = render(similarity.move(cameras), size)
     errors = [(picture[:, : truth.shape[1]].to(truth) - truth).square().mean() for picture in (seen, after)]
-    return (similarity, after) if errors[1] < errors[0] * (1 - 1e-6) else (Similarity.identity(), seen)
+    return (similarity, after) if errors[1] < errors[0] * (1 - 1e-6) else (Similarity.from_angles(), seen)
 
 
 def _outline(pictures: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -1,7 +1,5 @@
 """Batches of training examples: pure functions of (seed, step, rank), so that a resumed run needs no saved position."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,7 +43,7 @@ class TrainingBatch:
         """T, target views an object."""
         return self.targets.shape[1]
 
-    def to(self, device: torch.device | str) -> TrainingBatch:
+    def to(self, device: torch.device | str) -> "TrainingBatch":
         return TrainingBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 

@@ -1,10 +1,7 @@
 """The weights that training starts from: our own files, Stable Diffusion 1.5 in either layout, or nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +14,6 @@ from ..models.dino import hub_names
 from ..support.devices import derived_seed, generator_for
 from ..support.errors import CheckpointError
 from ..support.weights import find_weights, is_safetensors, read_metadata, read_weights
-
-if TYPE_CHECKING:
-    pass
 
 FIRST_LOG_VARIANCE = -8.0
 # convolutions of an autoencoder outside its residual blocks, as diffusers names them
@@ -60,8 +54,7 @@ def initial_networks(
             raise CheckpointError(f"the weights to start from hold {some}; {advice}")
     checkpoint.set_network_weights(config, networks, weights)
     if "VAE" not in found:
-        # its signal would drown in its noise for thousands of steps: torch's own start shrinks a signal by 1/sqrt(3) in
-        # every convolution, and latents are to begin almost without noise, not with a log-variance of 0
+        # torch's own start shrinks a signal by 1/sqrt(3) a convolution: it would drown in noise for thousands of steps
         with torch.no_grad():
             for name, parameter in networks.vae.named_parameters():
                 if name.endswith(".weight") and any(part in name for part in _PASSED_THROUGH):

@@ -35,8 +35,7 @@ def record_of(path: Path) -> dict[str, Any]:
 def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "ball.obj"
     done("mesh", stored, "-o", out, "--resolution", 16, "--texture-size", 64, "--device", "cpu")
-    names = {"ball.obj", "ball.mtl", "ball.png", "ball.obj.run.json"}
-    assert {path.name for path in tmp_path.iterdir()} == names
+    assert {path.name for path in tmp_path.iterdir()} == {"ball.obj", "ball.mtl", "ball.png", "ball.obj.run.json"}
     record = record_of(out)
     assert (record["command"], record["status"], len(record["files"])) == ("mesh", "finished", 3)
     surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": None, "up": "y"}

@@ -35,7 +35,8 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
     ("words", "sentence"),
     [
         ("views {F}/gone.jpg -m none -o out", "there is no file"),  # photos are looked at before weights
-        ("views {P} {P} {P} {P} {P} {P} {P} -m none -o out", "expected 1 to 6 photos, got 7"),
+        (f"views {'{P} ' * 65}-m none -o out", "expected 1 to 64 photos, got 65"),
+        ("views {P} {P} --network-photos 2 -o out", "must see photo 1 and up to 5 others of 2 photos, got 2"),
         ("views {P} {P} --mask {F}/mask.png -m none -o out", "expected one mask for each of 2 photos, got 1"),
         ("views {F}/wood.png -m none -o out", "border is not white (its median is 210, 180, 140 of 255); give a --"),
         ("views {F}/wood.png --any-background -m none -o out", "does not exist"),

@@ -67,17 +67,19 @@ def test_predict(photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path
 
 
 def test_a_folder_and_a_film_give_sharp_pictures(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six of eight, and their masks; a film's frames become files, with which a run goes on."""
+    """Eight photos with masks, of which the networks see six; six of a film become files, by which a run goes on."""
     jobs, frames, told = tmp_path / "jobs", [], ("-m", tiny, "--count", 1, "--size", 8)
     for number, photo in enumerate(write_photos(jobs, 8, 64)):
         picture = Image.open(photo).filter(ImageFilter.BoxBlur(9 if number == 3 else 0))
         picture.save(photo)
         frames.append((number, torch.from_numpy(np.array(picture)).movedim(-1, 0)))
         Image.fromarray(255 * np.tri(64, k=-20, dtype=np.uint8)).save(photo.with_name(f"{photo.stem}_mask.png"))
-    assert "6 of 8 pictures taken" in done("predict", jobs, "-o", tmp_path / "out", *told)
+    said = done("predict", jobs, "-o", tmp_path / "out", *told)
+    assert "8 of 8 pictures taken" in said
+    assert "Photo 4 is for cameras, fit and texture only: blurred" in said
     record = read_run(tmp_path / "out")
-    taken = [name for name, reason in record["choice"].items() if reason == "taken"]
-    assert record["choice"][str(jobs / "004.png")].startswith("blurred")
+    taken, left_out = list(record["choice"]), record["left_out"]
+    assert left_out["4"].startswith("blurred")
     masks = [name.replace(".png", "_mask.png") for name in taken]
     assert (record["sources"]["photos"], record["sources"]["masks"]) == (taken, masks)
     assert pixels(tmp_path / "out/choice.png").shape == (384, 384, 3)
@@ -85,7 +87,7 @@ def test_a_folder_and_a_film_give_sharp_pictures(tiny: Path, tmp_path: Path, mon
     monkeypatch.setattr("upfusion_core.pipeline.frames.film_frames", decoded)
     monkeypatch.setattr("upfusion_core.cli.inputs.film_frames", decoded)
     assert "6 of 8 pictures taken" in done("predict", tmp_path / "a.MOV", "-o", tmp_path / "film", *told)
-    files = [str(tmp_path / f"film-frames/{int(Path(name).stem) - 1:06d}.png") for name in taken]
+    files = [str(tmp_path / f"film-frames/{number:06d}.png") for number in range(8) if str(number + 1) not in left_out]
     assert read_run(tmp_path / "film")["sources"]["photos"] == files
     assert "finished already" in done("predict", "-o", tmp_path / "film", "--resume")
 

@@ -11,7 +11,7 @@ from upfusion_core.evaluation.metrics import psnr, silhouette
 from upfusion_core.geometry.cameras import Similarity
 
 CAMERAS = orbit_cameras([0, 90, 200], [10, 30, 20])
-KNOWN = Similarity.from_angles(12, -8, 5, scale=0.9, translation=(0.01, 0.02, -0.01))
+KNOWN = Similarity.from_angles(12, -8, 5, scale=0.9, shift=(0.01, 0.02, -0.01))
 WAYS = ("raw", "affine", "similarity")
 
 

@@ -17,9 +17,9 @@ YAWS, PITCHES = (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0), (-20.0, -10.0, 0.0
 THOROUGH = SimilaritySearch(YAWS, PITCHES, starts=2, coarse_size=32, fine_size=64)
 CAMERAS = orbit_cameras([0, 60, 140, 250], [10, 30, 20, 0])
 KNOWN = {
-    "small": Similarity.from_angles(5, -4, 3, scale=1.05, translation=(0.01, -0.005, 0.008)),
-    "large": Similarity.from_angles(-25, 15, 8, scale=0.85, translation=(0.03, 0.02, -0.03)),
-    "far": Similarity.from_angles(33, -18, -5, scale=1.2, translation=(0.0, 0.02, 0.03)),
+    "small": Similarity.from_angles(5, -4, 3, scale=1.05, shift=(0.01, -0.005, 0.008)),
+    "large": Similarity.from_angles(-25, 15, 8, scale=0.85, shift=(0.03, 0.02, -0.03)),
+    "far": Similarity.from_angles(33, -18, -5, scale=1.2, shift=(0.0, 0.02, 0.03)),
 }
 
 
@@ -63,7 +63,7 @@ def test_the_bounds_hold() -> None:
 
 
 def test_silhouettes_tell_scale_and_shift() -> None:
-    known = Similarity.from_angles(scale=0.9, translation=(0.03, -0.02, 0.01))
+    known = Similarity.from_angles(scale=0.9, shift=(0.03, -0.02, 0.01))
     comparison = _Comparison(SoftObject(), CAMERAS, SoftObject(known)(CAMERAS, 32), 32, SimilaritySearch(), None)
     found = comparison.towards(SoftObject()(CAMERAS, 32))
     assert float(found[3].exp()) == pytest.approx(0.9, abs=0.02)
@@ -73,7 +73,7 @@ def test_silhouettes_tell_scale_and_shift() -> None:
 
 def test_the_quick_search_finds_the_frame_of_a_patterned_object() -> None:
     objects = ProceduralObjects("test", size=32).batch([1], views=5)
-    cameras, known = objects.cameras(0)[1:], Similarity.from_angles(14, -9, 5, scale=0.92, translation=(0.01, 0, -0.01))
+    cameras, known = objects.cameras(0)[1:], Similarity.from_angles(14, -9, 5, scale=0.92, shift=(0.01, 0, -0.01))
 
     def render(where: Cameras, size: int) -> Tensor:
         moved = known.move(where)

@@ -16,7 +16,7 @@ from upfusion_core.field.rendering import render_views
 from upfusion_core.geometry.cameras import Similarity
 
 SAMPLES = 60_000
-NOWHERE = Similarity.identity()
+NOWHERE = Similarity.from_angles()
 
 
 def _grid(shift: float = 0.0) -> Tensor:
@@ -124,9 +124,9 @@ def test_spheres_and_samples_of_a_surface() -> None:
 @pytest.mark.parametrize(
     "known",
     [
-        Similarity.from_angles(4, 3, -2, scale=1.03, translation=(0.01, 0.0, -0.01)),
-        Similarity.from_angles(-25, 12, 10, scale=0.8, translation=(0.05, 0.03, 0.02)),
-        Similarity.from_angles(35, -18, 5, scale=1.25, translation=(-0.05, 0.08, 0.0)),
+        Similarity.from_angles(4, 3, -2, scale=1.03, shift=(0.01, 0.0, -0.01)),
+        Similarity.from_angles(-25, 12, 10, scale=0.8, shift=(0.05, 0.03, 0.02)),
+        Similarity.from_angles(35, -18, 5, scale=1.25, shift=(-0.05, 0.08, 0.0)),
     ],
 )
 def test_a_known_similarity_is_found(known: Similarity) -> None:
@@ -144,7 +144,7 @@ def test_a_known_similarity_is_found(known: Similarity) -> None:
 
 def test_points_that_correspond_half_of_them_and_none() -> None:
     points = metrics.sample_surface(_jug(), 2000)
-    known = Similarity.from_angles(10, 5, 3, scale=1.1, translation=(0.02, 0.0, 0.01))
+    known = Similarity.from_angles(10, 5, 3, scale=1.1, shift=(0.02, 0.0, 0.01))
     found = metrics.align_points(points, known.apply(points), NOWHERE)
     assert _error(found, known, points) < 1e-5
     same = metrics.align_points(points, points, NOWHERE)

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from refusals import refused, unusable
 from torchvision.transforms.functional import gaussian_blur
 
+from upfusion_core import InputViews, PhotoCameras, choose_views, orbit_cameras
 from upfusion_core.pipeline.frames import appearance, film_frames, photo_files, photo_sharpness, spread_choice
 
 
@@ -29,6 +31,7 @@ def test_sharp_ones_round_the_object_or_along_a_film() -> None:
     assert reasons[3].startswith("blurred")
     assert reasons[7] == "like 7" or reasons[6] == "like 8"
     assert spread_choice(ring([0.0, 90.0]), torch.ones(2), 6) == ["", ""]
+    assert spread_choice(torch.zeros(3, 2), torch.ones(3), 2) == ["", "like 1", "like 1"]
     refused("sharp", spread_choice, ring([0.0, 90.0]), torch.ones(3), 6)
     degrees = [360.0 * index / 48 for index in range(48)]
     saturated = torch.cat([(10 * ring(degrees)).cos(), (10 * ring(degrees)).sin()], dim=1)  # far is not beyond near
@@ -38,6 +41,24 @@ def test_sharp_ones_round_the_object_or_along_a_film() -> None:
     assert kept[0] == 0
     assert min(gaps) >= 30
     assert max(gaps) <= 110
+
+
+def test_the_networks_see_six_that_are_sharp_and_from_all_round() -> None:
+    azimuths = [0.0, 3.0, 60.0, 62.0, 118.0, 120.0, 180.0, 240.0, 300.0, 301.0]
+    pictures = torch.rand(10, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    blurred = [2, 5]
+    pictures[blurred] = gaussian_blur(pictures[blurred], [17, 17], [4.0, 4.0])
+    one = torch.ones(10)
+    given = PhotoCameras(orbit_cameras(azimuths, 20.0), one > 0, one, given=True)
+    views = InputViews(pictures, torch.ones(10, 1, 48, 48), torch.full((10, 2), 4.5), cameras=given)
+    chosen = choose_views(views)
+    assert [round(azimuths[place] / 60) for place in chosen.seen] == [0, 1, 2, 3, 4, 5]
+    assert [reason.split(":")[0] for place, reason in enumerate(chosen.left_out) if place in blurred] == ["blurred"] * 2
+    assert choose_views(chosen) is chosen
+    assert choose_views(views, [7, 1]).seen == [0, 6]
+    for numbers in ([2, 3], [1, 11], range(1, 8)):
+        refused("must see photo 1 and up to 5 others of 10 photos", choose_views, views, numbers)
+    refused("one for each of 10 photos", replace, views, left_out=("",))
 
 
 def test_blurred_pictures_are_less_sharp_and_look_the_same() -> None:

@@ -373,8 +373,8 @@ PHOTO = _on_white_photo()
 @pytest.mark.parametrize(
     ("given", "options", "error", "words"),
     [
-        (([],), {}, InputError, "expected 1 to 6 photos, got 0"),
-        (([PHOTO] * 7,), {}, InputError, "expected 1 to 6 photos, got 7; choose the most different views"),
+        (([],), {}, InputError, "expected 1 to 64 photos, got 0"),
+        (([PHOTO] * 65,), {}, InputError, "expected 1 to 64 photos, got 65; choose the most different views"),
         (([PHOTO] * 2, [torch.ones(32, 32)]), {}, InputError, "expected one mask for each of 2 photos, got 1"),
         ((5,), {}, InputError, "images must be a list of them, got int"),
         ((PHOTO,), {"margin": 0.9}, InputError, "margin"),

@@ -39,7 +39,7 @@ def test_a_moved_mesh_comes_back(monkeypatch: pytest.MonkeyPatch, count: int) ->
     monkeypatch.setattr(registration, "SAMPLES", {24: 4, 48: 3})
     mesh = wedge()
     views, cameras = photos(mesh, count)
-    moved = Similarity.from_angles(-25.0, 3.0, scale=7.0, translation=(0.3, -2.0, 5.0))
+    moved = Similarity.from_angles(-25.0, 3.0, scale=7.0, shift=(0.3, -2.0, 5.0))
     found = register_mesh(replace(mesh, vertices=moved.apply(mesh.vertices)), views, cameras)
     left = found.similarity.rotation @ moved.rotation
     assert math.degrees(math.acos(min(1.0, float(left.trace() - 1) / 2))) < 3
