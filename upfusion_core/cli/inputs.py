@@ -116,7 +116,7 @@ def of_folder_or_film(photos: Photos, output: Path) -> tuple[Photos, list[Looked
                 save_png(path, rgb / 255)
         kept = [folder / f"{number:06d}.png" for number in kept]
     masked = tuple(masks[path.stem] for path in kept) if masks else photos.masks
-    return replace(photos, photos=tuple(kept), masks=masked), looked
+    return replace(photos, photos=tuple(kept), masks=masked), looked if len(kept) < len(looked) else []
 
 
 def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
