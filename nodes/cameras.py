@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, RadianceField, SceneEncoding, orbit_cameras
 from ..upfusion_core.config import Orbit
-from . import inputs
+from . import host, inputs
 from .convert import camera_from_direction, camera_from_load3d, image_from_rgb, load3d_from_camera
 from .host import progress_hook
 from .sockets import CamerasSocket, FieldSocket, FoundCameras, HostedModel, Placement, PlacementSocket, checked
@@ -186,6 +186,9 @@ class UpFusionPhotoCameras(io.ComfyNode):
             seen = field.render(found.cameras, PICTURE).rgb.cpu()
         assert scene.views is not None, "others are refused above"
         sheet = photo_sheet(scene.views.rgb, seen, found, PICTURE)
+        host.send_line(
+            f"{int(found.accepted.sum())} of {len(found)} photos are sure; the report says why others are not"
+        )
         return io.NodeOutput(FoundCameras.of(found), found.report(), image_from_rgb(sheet[None]))
 
 
