@@ -42,7 +42,7 @@ from upfusion_core import UpFusion
 from upfusion_core.config import EvaluationConfig, TrainConfig
 from upfusion_core.data import open_dataset
 from upfusion_core.data.views import MultiViewDataset
-from upfusion_core.evaluation.report import evaluate, paired_difference
+from upfusion_core.evaluation.report import Evaluator, paired_difference
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.files import bundled_path, read_json, replacing, write_json
 from upfusion_core.training.loop import MODEL_NAME, train
@@ -119,7 +119,8 @@ def measured(folder: Path, stages: tuple[str, ...], watch: Watch) -> dict[str, A
             def told(done: int, total: int, preview: object, what: str = f"{folder.name}: measuring {place}") -> None:
                 watch(f"{what}, {done} of {total}")
 
-            evaluate(UpFusion.load(model, device="cpu"), dataset, indices, place, protocol, on_step=told)
+            evaluator = Evaluator(UpFusion.load(model, device="cpu"), [dataset], place, protocol)
+            evaluator.evaluate(indices, on_step=told)
             paths = (place / "objects" / f"{index:06d}.json" for index in indices)
             records.append({path.name: read_json(path)["values"] for path in paths if path.exists()})
         both = [(records[0][key], records[1][key]) for key in records[0].keys() & records[1].keys()]

@@ -17,10 +17,9 @@ from PIL import Image
 from tiny_training import FIELD, tiny_config, write_tiny_mini
 
 from upfusion_core import DistillConfig, UpFusion, example_views
-from upfusion_core.cli import datasets, main, reconstruct
+from upfusion_core.cli import datasets, main, reconstruct, spread
 from upfusion_core.config import DraftSchedule, FastSchedule, FitConfig
 from upfusion_core.evaluation import report
-from upfusion_core.support import spread
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")]
 

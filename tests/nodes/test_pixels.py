@@ -35,6 +35,14 @@ def views(run_node: Run, photos: tuple[Tensor, Tensor]) -> Any:
     return run_node("UpFusionPrepareViews", images={"image0": images}, masks={"mask0": masks}, margin=1.5)[2]
 
 
+def test_photos_whose_cameras_are_not_sure_are_left_out(pack: Pack, views: Any, cameras: Any, core: ModuleType) -> None:
+    sure = torch.tensor([True, False, True])
+    found = pack("nodes.sockets").FoundCameras.of(core.PhotoCameras(cameras, sure, sure.float()))
+    assert pack("nodes.pixels").photo_cameras(views, found).accepted.tolist() == sure.tolist()
+    assert pack("nodes.field").trusted_cameras(cameras).accepted.tolist() == [True] * 3
+    assert len(core.Cameras.concatenate([found[1], cameras])) == 4
+
+
 def test_cameras_of_a_file_become_those_of_the_squares(
     run_node: Run, views: Any, photos: tuple[Tensor, Tensor], cameras: Any, folders: Path
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import typer
 from pydantic import ValidationError
@@ -21,11 +22,11 @@ from ..config.base import Option, built, flat, from_value, options_of
 from ..config.models import MAX_VIEWS
 from ..config.options import Batch, Folder, Networks, Reconstruct
 from ..support import files
-from ..support.errors import InputError, UpFusionError
-from ..support.spread import Lost, Work, spread
+from ..support.errors import InputError, OutputError, UpFusionError
 from .console import answer, bar, duration, say
 from .overview import CSV_NAME, HTML_NAME, Overview, Row
-from .run import RECORD_NAME, Record, read_record, recorded, settled_run
+from .run import LOCK_NAME, RECORD_NAME, Record, read_record, recorded, settled_run
+from .spread import Work, spread
 
 LARGEST_LIST = 1_000_000_000  # bytes; a row has about a hundred
 
@@ -39,11 +40,12 @@ class Job(NamedTuple):
 
 def run_batch(command: Batch, given: frozenset[str]) -> None:
     """All objects that are not finished; exit code 3 where some fail."""
-    results = Results(command.output)
+    root = files.located(command.output)
+    results = Results(root.absolute() if isinstance(root, Path) else root)
     with ExitStack() as stack:
         folder = replace(command.folder, output=stack.enter_context(results.home()))
         command = replace(command, each=replace(command.each, folder=folder))
-        run, command = stack.enter_context(settled_run(command, given, results.output))
+        run, command = stack.enter_context(settled_run(command, given, command.output))
         if command.jobs is None:
             raise InputError("what to reconstruct is needed, got none; give a folder of folders, a .csv or a .jsonl")
         jobs, results = JobList(command.jobs, command.each, run.folder).jobs, replace(results, archive=command.archive)
@@ -59,15 +61,15 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
         overview = Overview(run, rows, results.put, command.archive)
         overview.write()
         stack.callback(overview.write)
-        load, device = Reconstructing(results, command.networks).loaded, command.networks.device
-        spreading = closing(spread(load, left, **flat(command.spread), device=device, tell=overview.tell))
+        load = Reconstructing(results, command.networks).loaded
+        spreading = closing(spread(load, left, command.spread, command.networks.device, overview.tell))
         with run.stage("objects"), bar(f"Reconstructing {len(left)} objects") as overview.show, spreading as done:
             for place, row in done if left else ():
                 name = left[place].name
-                overview.enter(Row(name, "failed", reason=row) if isinstance(row, Lost) else row)
+                overview.enter(Row(name, "failed", reason=str(row)) if isinstance(row, OutputError) else row)
         failed = sum(row.status == "failed" for row in rows.values())
-        told = f"{results.output}: {len(rows) - failed} objects finished, {failed} failed"
-        run.tell(f"{told} ({duration(run.record.seconds)})", *([] if results.remote else [HTML_NAME]))
+        told = f"{root}: {len(rows) - failed} objects finished, {failed} failed"
+        run.tell(f"{told} ({duration(run.record.seconds)})", *([HTML_NAME] if isinstance(root, Path) else []))
         if failed:
             answer("\n".join(run.report))
             say(f"{failed} of {len(rows)} objects failed; {CSV_NAME} says why, and --resume tries them again")
@@ -80,20 +82,22 @@ class JobList:
     def __init__(self, source: Path, each: Reconstruct, output: Path) -> None:
         self.jobs: list[Job] = []
         self._source, self._each = source, each
-        self._known: dict[str, Option] = {}
-        for name, option in options_of(Reconstruct).items():
-            if name not in ("output", "resume", "force"):
-                self._known |= dict.fromkeys([name, *map(self._spelled, option.spellings)], option)
+        of_all = "output", "resume", "force"
+        known = {name: option for name, option in options_of(Reconstruct).items() if name not in of_all}
+        self._columns = {"name": replace(known["prompt"], name="name", annotation=str)}
+        for name, option in known.items():
+            self._columns |= dict.fromkeys([name, *map(self._spelled, option.spellings)], option)
         self._commands: dict[str, Reconstruct] = {}  # by their options
-        self._lines: dict[str, object] = {}  # where a name was first
+        own = RECORD_NAME, LOCK_NAME, CSV_NAME, HTML_NAME
+        self._lines: dict[str, object] = dict.fromkeys(own, "the batch's own files")  # where a name was first
         if source.is_dir():
             for folder in files.subfolders(source.absolute()):
                 if folder != output.absolute():
                     self._add(folder.name, {"photos": (folder,)}, f"{folder}: the name")
         elif (suffix := source.suffix.lower()) in (".csv", ".jsonl", ".ndjson"):
-            with files.reading(source, "check the path, and save it as UTF-8", what="a list"):
-                text = files.read_regular(source, LARGEST_LIST).decode("utf-8-sig")
-            for line, row in self._of_csv(text) if suffix == ".csv" else self._of_json(text):
+            with files.reading(source, "check the path", what="a list"):
+                lines = files.read_regular(source, LARGEST_LIST).removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
+            for line, row in self._of_csv(lines) if suffix == ".csv" else self._of_json(lines):
                 self._enter(f"{source}, line {line}", row)
         else:
             wanted = f"{source} must be a folder, or a list that ends in .csv or .jsonl"
@@ -103,72 +107,73 @@ class JobList:
 
     @staticmethod
     def _spelled(name: str) -> str:
-        return name.split("/")[0].strip().strip("-").replace("-", "_")
+        return name.split("/")[0].strip().strip("-").replace("-", "_").lower()
 
-    def _of_csv(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
-        with files.reading(f"{self._source}, line {rows.line_num + 1}", "correct it", what="CSV"):
-            rows.fieldnames = columns = list(map(self._spelled, rows.fieldnames or ()))
-        for column in columns:
-            self._option(f"{self._source}, line 1", column)
-        if len(set(columns)) < len(columns):
-            raise InputError(f"{self._source}, line 1: columns must differ, got {', '.join(columns)}; remove one")
+    def _of_csv(self, lines: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+        head, columns = next(filter(bytes.strip, lines), b""), list[str]()
+        between = next((mark for mark in ";\t" if mark.encode() in head), ",")  # programs write all three
+        rows = csv.reader((line.decode() for line in lines), strict=True, delimiter=between)
         while True:
-            with files.reading(f"{self._source}, line {rows.line_num + 1}", "correct it", what="CSV"):
-                if (row := next(rows, None)) is None:
+            where = f"{self._source}, line {(line := rows.line_num + 1)}"
+            with files.reading(where, "correct it, in UTF-8", what="CSV"):
+                if (found := next(rows, None)) is None:
                     return
-            if "" in row or None in row.values():
-                wanted = f"{self._source}, line {rows.line_num} must have {len(columns)} columns"
-                raise InputError(f"{wanted}, got {'more' if '' in row else 'fewer'}; put cells with commas in quotes")
-            cells = {name: cell.strip() for name, cell in row.items()}
-            yield rows.line_num, {name: self._typed(name, cell) for name, cell in cells.items() if cell}
+            cells = list(map(str.strip, found))
+            if any(cells) and not columns:
+                columns = list(map(self._spelled, cells))
+                if len({self._option(where, column).name for column in columns}) < len(columns):
+                    raise InputError(f"{where}: columns must differ, got {', '.join(columns)}; remove one")
+            elif any(cells):
+                if len(cells) != len(columns):
+                    wanted = f"{where} must have {len(columns)} columns, got {len(cells)}"
+                    raise InputError(f'{wanted}; put cells with "{between}" in quotes')
+                yield line, {column: cell for column, cell in zip(columns, cells, strict=True) if cell}
 
-    def _typed(self, name: str, cell: str) -> object:
-        """What a cell means in its column; what it cannot mean stays text."""
-        option = self._known.get(name)
-        several = option is not None and option.several
-        parts: list[Any] = [part.strip() for part in cell.split(";")] if several else [cell]
-        if option is not None and option.kind in (int, float, bool):
-            with suppress(ValueError):
-                parts = [json.loads(part.lower()) for part in parts]
-        return parts if several else parts[0]
-
-    def _of_json(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        for line, content in enumerate(text.split("\n"), 1):
-            if content.strip():
-                row = files.parse_json(content, where := f"{self._source}, line {line}")
-                if not isinstance(row, dict):
-                    raise InputError(f"{where} must be a JSON object, got {files.shown(row)}; correct it")
+    def _of_json(self, lines: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for line, content in enumerate(lines, 1):
+            where = f"{self._source}, line {line}"
+            with files.reading(where, "correct it, in UTF-8", what="JSON"):
+                text = content.decode().strip()
+            if text and not isinstance(row := files.parse_json(text, where), dict):
+                raise InputError(f"{where} must be a JSON object, got {files.shown(row)}; correct it")
+            if text:
                 yield line, {self._spelled(name): value for name, value in row.items()}
 
-    def _option(self, where: str, column: str) -> Option | None:
-        if column != "name" and column not in self._known:
-            names = ", ".join(dict.fromkeys(option.name for option in self._known.values()))
-            raise InputError(f"{where}, column {column} must be name or an option of reconstruct ({names}); rename it")
-        return self._known.get(column)
+    def _option(self, where: str, column: str) -> Option:
+        if column not in self._columns:
+            known = ", ".join(dict.fromkeys(option.name for option in self._columns.values()))
+            raise InputError(f"{where}, column {column} must be name or an option of reconstruct ({known}); rename it")
+        return self._columns[column]
 
     def _enter(self, where: str, row: dict[str, Any]) -> None:
         values: dict[str, Any] = {}
-        for name in ("name", "photos"):
-            if not row.get(name):
-                raise InputError(f"{where}, column {name} must be given; every object has a name and photos")
         for column, value in row.items():
-            if (option := self._option(where, column)) is None:
+            option, place = self._option(where, column), f"{where}, column {column}"
+            if isinstance(value, str) and option.several:
+                value = [part.strip() for part in value.split(";")]
+            elif isinstance(value, str) and option.kind in (int, float, bool):
+                with suppress(ValueError):  # what it cannot mean stays text
+                    value = json.loads(value.lower())
+            if option.name in values or (option.kind is Path and "" in (value if option.several else [value])):
+                raise InputError(f"{place} must be given once, no part empty, got {files.shown(value)}; correct it")
+            if value is None:
                 continue
-            value = from_value(option.annotation, value, f"{where}, column {column}")
-            if option.kind is Path and value is not None:  # paths are relative to the list
-                paths = [self._source.absolute().parent / path for path in (value if option.several else [value])]
-                value = tuple(paths) if option.several else paths[0]
-            values[option.name] = value
+            values[option.name] = value = from_value(option.annotation, value, place)
+            if option.kind is Path:  # paths are relative to the list
+                base = self._source.absolute().parent
+                values[option.name] = tuple(map(base.joinpath, value)) if option.several else base / value
+        for name in ("name", "photos"):
+            if not values.get(name):
+                raise InputError(f"{where}, column {name} must be given; every object has a name and photos")
         photos, masks = len(values["photos"]), len(values.get("masks", ()))
         if photos > MAX_VIEWS or masks not in (0, photos):
             wanted = f"column photos must name 1 to {MAX_VIEWS}, and column masks none or one for each"
             raise InputError(f"{where}, {wanted}, got {photos} and {masks}; correct it")
-        self._add(from_value(str, row["name"], f"{where}, column name"), values, where)
+        self._add(values.pop("name"), values, where)
 
     def _add(self, name: str, values: dict[str, Any], where: str) -> None:
         files.check_file_name(name, f"{where}, column name")
-        before = self._lines.setdefault(name.lower(), where)  # many systems take them for one
+        before = self._lines.setdefault(normalize("NFC", name).lower(), where)  # many systems take them for one
         if before is not where:
             raise InputError(f"{where}, column name must be another than in {before}, got {name}; rename one")
         own = {key: values.pop(key) for key in ("photos", "masks", "photo_cameras") if key in values}
@@ -186,35 +191,27 @@ class JobList:
 class Results:
     """Where results go: a folder, or an address of fsspec. `archive`: one tar an object, in place of a folder."""
 
-    output: str
+    root: Path | files.Remote
     archive: bool = False
-
-    @property
-    def remote(self) -> bool:
-        return "://" in self.output
-
-    @property
-    def root(self) -> Path | files.Remote:
-        return files.Remote(self.output) if self.remote else Path(self.output)
 
     @contextmanager
     def home(self) -> Iterator[Path]:
         """The folder of the batch's own files; of an address a copy, whose record goes there in the end."""
         with ExitStack() as stack:
-            if not self.remote:
-                return (yield Path(self.output))
+            if isinstance(self.root, Path):
+                return (yield self.root)
             home = Path(stack.enter_context(TemporaryDirectory(prefix="upfusion-")))
-            with files.reading(self.output, "check the address, and what its package needs"):
+            with files.reading(self.root, "check the address, and what its package needs"):
                 if (record := self.root / RECORD_NAME).is_file():
-                    (home / RECORD_NAME).write_bytes(record.open("rb").read())
+                    (home / RECORD_NAME).write_bytes(record.read_bytes())
             stack.callback(self.put, home, RECORD_NAME)
             yield home
 
     def put(self, home: Path, *names: str) -> None:
         """Copies files of the folder `home` to the address, if it is one."""
-        for place, path in ((self.root / name, home / name) for name in names):
-            if isinstance(place, files.Remote) and path.is_file():
-                place.put(path)
+        if isinstance(root := self.root, files.Remote):
+            for name in filter(lambda name: (home / name).is_file(), names):
+                (root / name).put(home / name)
 
     def place(self, name: str) -> Path | files.Remote:
         """Where an object's record is, or its archive, which begins with it."""
@@ -222,7 +219,7 @@ class Results:
 
     def records(self, names: Sequence[str]) -> dict[str, Record]:
         """The records of those that are finished."""
-        with ThreadPoolExecutor(16 if self.remote else 1) as pool:
+        with ThreadPoolExecutor(1 if isinstance(self.root, Path) else 16) as pool:
             found = zip(names, pool.map(self._record, names), strict=True)
             return {name: record for name, record in found if record is not None and record.status == "finished"}
 
@@ -242,7 +239,9 @@ class Results:
     def making(self, name: str) -> Iterator[Path]:
         """The folder in which an object is made; when the block ends well, all of it is put where it belongs."""
         with ExitStack() as stack:
-            root = Path(stack.enter_context(TemporaryDirectory(prefix="upfusion-")) if self.remote else self.output)
+            root = self.root
+            if isinstance(root, files.Remote):
+                root = Path(stack.enter_context(TemporaryDirectory(prefix="upfusion-")))
             yield root / name
             made = [path for path in (root / name).rglob("[!.]*") if path.is_file()]
             made.sort(key=lambda path: (path.name != RECORD_NAME, path))

@@ -2,31 +2,29 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..config import STAGES, TRAIN_PRESETS, DistillConfig, EvaluationConfig, TrainConfig, from_value, options_of
-from ..config.base import flat
 from ..config.options import PROCEDURAL, Evaluate, Pack, Train
 from ..data import open_dataset
 from ..data.meshes import MeshViews
-from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, index_content, pack_shards, shard_entry
+from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, encoded, index_content, pack_shards, shard_entry
 from ..data.views import MultiViewDataset
 from ..evaluation.protocol import held_out_groups
-from ..evaluation.report import Evaluator, Faults, Task, evaluate
+from ..evaluation.report import Evaluator
 from ..models.checkpoint import recommended_guidance
 from ..models.perceptual import load_lpips
 from ..pipeline.sampling import make_scheduler
 from ..procedural import ProceduralObjects
 from ..support.errors import InputError, OutputError
-from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, replacing, write_json
-from ..support.spread import Lost, spread
+from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, write_json
 from ..training.batches import BatchSource, DatasetBatches, ProceduralBatches
 from ..training.initial import initial_networks
 from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
@@ -34,6 +32,7 @@ from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
 from .console import duration, progress, say
 from .inputs import load_model
 from .run import RECORD_NAME, open_run, package_versions, plan, read_record, settled_run
+from .spread import elsewhere
 
 PROCEDURAL_OBJECTS = 1000
 RENDERED_VIEWS = 24  # of an object that is rendered on the fly, unless told
@@ -71,6 +70,13 @@ def object_count(data: str, available: int, wanted: int | None) -> int:
     return wanted or available
 
 
+def encoding(command: Pack) -> partial[Any]:
+    """What makes samples of objects, of whose data set it holds."""
+    rendered = command.views or RENDERED_VIEWS
+    dataset = open_objects(str(command.data), command.split, command.size, kind=command.kind, views=rendered)
+    return partial(encoded, dataset, pictures=command.pictures, depth=command.depth, views=command.views)
+
+
 def run_pack(command: Pack, given: frozenset[str]) -> None:
     """Shards and their index in the run's folder; shards that were written before are left as they are."""
     with settled_run(command, given) as (run, command):
@@ -81,22 +87,20 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         plan(run, command, {})
         if run.already_finished:
             return
-        assert command.data is not None, "asks_for_procedural sees to it"
-        views = command.views or RENDERED_VIEWS
-        dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
-        indices = range(object_count(command.data, len(dataset), command.objects))
-        unfinished, state = run.folder / UNFINISHED_NAME, None
+        dataset = (encode := encoding(command)).args[0]
+        indices = range(object_count(str(command.data), len(dataset), command.objects))
+        unfinished, state = run.folder / UNFINISHED_NAME, PackState(skipped=list(map(list, dataset.skipped)))
         if run.resumed and unfinished.is_file():
             state = from_value(PackState, read_json(unfinished), str(unfinished))
-            for shard in [shard_entry(unfinished, entry) for entry in state.shards]:
+            for shard in [shard_entry(run.folder, entry) for entry in state.shards]:
                 if not shard.path.is_file():
                     lost = f"{run.folder} lacks {shard.path.name}, which was packed before"
                     raise InputError(f"{lost}; use --force to begin anew")
         run.begin()
         with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
-            state = pack_shards(
-                dataset, indices, run.writing, pictures=command.pictures, depth=command.depth, views=command.views,
-                shard_bytes=round(command.shard_size * 1e6), state=state, on_step=on_step,
+            pack_shards(
+                elsewhere(partial(encoding, command), command.spread) or partial(map, encode), indices, run.writing,
+                state, shard_bytes=round(command.shard_size * 1e6), on_step=on_step,
                 on_shard=lambda state: write_json(run.temporary(UNFINISHED_NAME), vars(state)),
             )  # fmt: skip
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
@@ -110,17 +114,15 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         run.tell(f"{run.folder}: {packed}, {len(state.skipped)} skipped ({duration(run.record.seconds)})")
 
 
-def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> Evaluator:
-    """What evaluates; its second data set are the procedural objects to be reported apart, if there are any."""
-    model, apart = load_model(command.networks), None
+def evaluator(command: Evaluate, folder: Path, about: Mapping[str, Any]) -> Evaluator:
+    """What evaluates; its second data set, if it has one, are the procedural objects to be reported apart."""
+    model = load_model(command.networks)
     assert command.data is not None, "completed sees to it"
-    dataset = open_objects(command.data, command.split, model.image_size)
-    if isinstance(dataset, ProceduralObjects) and (command.held_out or command.split == "held_out"):
-        apart = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
-        dataset = apart if command.split == "held_out" else dataset
+    datasets = [open_objects(command.data, command.split, model.image_size)]
+    if isinstance(datasets[0], ProceduralObjects) and command.held_out:
+        datasets += [open_objects(command.data, "held_out", model.image_size)]
     lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
-    writing = (lambda name: replacing(folder / name)), folder.joinpath
-    return Evaluator(model, (dataset, apart), evaluation_config(command), folder, fingerprint, *writing, lpips)
+    return Evaluator(model, datasets, folder, evaluation_config(command), about, lpips)
 
 
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
@@ -130,51 +132,38 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         plan(run, command, {})
         if run.already_finished:
             return
-        whole = evaluator(command, run.folder)
-        model, (dataset, held_out), lpips = whole.model, whole.datasets, cast(Any, whole.lpips)
-        assert command.data is not None, "completed sees to it"
-        available = len(dataset)
-        wanted = object_count(command.data, available, command.objects)
+        whole = evaluator(command, run.folder, {})
+        lpips: Any = whole.lpips
+        available = len(whole.datasets[0])
+        wanted = object_count(str(command.data), available, command.objects)
         # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
         among = wanted if command.data in PROCEDURAL else available
         indices = [place * among // wanted for place in range(wanted)]
-        count = wanted if dataset is held_out else command.held_out or 0
-        groups = [] if held_out is None else held_out_groups(held_out, count)  # training has never shown the like
+        apart, groups = whole.datasets[-1], []
+        if isinstance(apart, ProceduralObjects) and apart.split == "held_out":  # training has never shown the like
+            groups = held_out_groups(apart, command.held_out or wanted)
         settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
         run.plan(settings, {}, inputs)
         run.begin()
-        run.check_model(model)
+        run.check_model(whole.model)
         if importlib.util.find_spec("matplotlib") is None:
             say("Plots are left out: they need the package matplotlib (pip install matplotlib)")
         about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
-
-        how = command.spread
-        alone = (how.workers or 1) == 1 and how.engine == "local"
-        if alone and how.threads is not None:
-            torch.set_num_threads(how.threads)
-
-        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Faults]]:
-            make: Any = partial(evaluator, command, run.folder.absolute(), fingerprint)
-            for place, faults in spread(make, tasks, **flat(how), device=command.networks.device):
-                if isinstance(faults, Lost):
-                    raise OutputError(f"object {tasks[place].name} cannot be done: {faults}; use fewer workers")
-                for name in (f"objects/{tasks[place].name}.{ending}" for ending in ("png", "json")):
-                    if (run.folder / name).is_file():
-                        run.keep(name)
-                yield place, faults
-
-        with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
-            report = evaluate(
-                model, dataset, indices, run.folder, whole.config,
-                groups=groups, lpips=lpips, about=about | inputs | {"versions": package_versions()},
-                writing=run.writing, temporary=run.temporary, on_step=on_step,
-                elsewhere=None if alone else in_workers,
-            )  # fmt: skip
+        about |= inputs | {"versions": package_versions()}
+        whole = replace(whole, about=about, writing=run.writing, temporary=run.temporary)
+        make = partial(evaluator, command, run.folder.absolute(), about)
+        in_workers = elsewhere(make, command.spread, whole.model.device.type)
+        try:
+            with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
+                report = whole.evaluate(indices, groups, on_step, in_workers)
+        finally:  # what workers have written is on record, too
+            for name in sorted(f"objects/{path.name}" for path in run.folder.glob("objects/[!.]*.[jp][sn]*")):
+                if not run.has(name):
+                    run.keep(name)
         for name, reason in report["skipped"]:
             say(f"Skipped {name}: {reason}")
-        apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
         counts = f"{len(report['evaluated'])} objects, {len(report['skipped'])} skipped"
-        counts += f", {apart} held out reported apart" if apart else ""
+        counts += f", {command.held_out} held out reported apart" if command.held_out else ""
         run.tell(f"{run.folder / 'report.md'}: {counts} ({duration(run.record.seconds)})")
 
 

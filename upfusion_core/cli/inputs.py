@@ -72,7 +72,10 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
         prepared(256)  # the released size, which is nearly always the one wanted
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None
         files = {"photos": photos.photos, "masks": photos.masks, "cameras": (cameras,) if cameras else ()}
-        inputs: dict[str, Any] = {kind: [checksum(path) for path in paths] for kind, paths in files.items()}
+        inputs: dict[str, Any] = {kind: [] for kind in files}
+        for kind, path in ((kind, path) for kind, paths in files.items() for path in paths):
+            with reading(path, "check the path"):
+                inputs[kind].append(hashlib.sha256(path.read_bytes()).hexdigest())
         if known is not None:
             matrices = known.cameras.camera_to_world.numpy().tobytes()
             told = repr((known.lenses, known.refused)).encode()
@@ -130,12 +133,6 @@ def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
 @lru_cache(1)  # for the next one of many objects
 def loaded(model: str, device: torch.device, dtype: torch.dtype | None) -> UpFusion:
     return UpFusion.load(model, device=device, dtype=dtype)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with reading(path, "check the path"):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_cameras(path: Path, photo_elevation: float) -> Cameras:

@@ -427,3 +427,4 @@ class Pack:
     """Also pack depths, where there are any."""
     shard_size: Annotated[float, Ge(0.001), Le(1e12)] = 512.0
     """Largest shard, MB; an object is never split."""
+    spread: Spread = Spread()

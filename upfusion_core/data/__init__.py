@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..support.errors import InputError
-from ..support.files import existing_folder, subfolders
+from ..support.files import existing_folder, located, subfolders
 
 if TYPE_CHECKING:
     from .views import MultiViewDataset
@@ -51,15 +51,17 @@ DATA_FORMATS: dict[str, Format] = {
 
 
 def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> "MultiViewDataset":
-    """The data set in a folder, or a single .tar of shards; its views have `size` pixels a side.
+    """The data set in a folder, or shards in a .tar or at an address of fsspec; its views have `size` pixels a side.
 
     `kind` is a name in DATA_FORMATS, recognised by its files unless given. InputError if there is no such folder, or it
     is of no known format.
     """
     from ..support.checks import check_choice
-    from .shards import FORMAT, INDEX_NAME, UNFINISHED_NAME
+    from .shards import FORMAT, INDEX_NAME, UNFINISHED_NAME, ShardedViews
 
-    path, index = Path(root), b""
+    path, index = located(root), b""
+    if not isinstance(path, Path):
+        return ShardedViews(path, size=size)
     if kind in (None, "shards") and path.suffix == ".tar" and path.is_file():
         kind = "shards"
     else:

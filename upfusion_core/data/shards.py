@@ -27,7 +27,7 @@ from torch.nn.functional import interpolate
 from ..config import from_value
 from ..support.decoding import rgba
 from ..support.errors import InputError, UpFusionError
-from ..support.files import Writing, inside, parse_json, read_json, reading, shown
+from ..support.files import Remote, Writing, inside, located, parse_json, read_json, reading, shown
 from ..support.images import resize_pictures, to_8bit
 from ..types import Cameras, OnStep
 from .views import UP, MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
@@ -41,6 +41,8 @@ _LARGEST_MEMBER = 128_000_000  # bytes of a member that was packed by us
 _REMEMBERED_SHARDS = 64  # of which the places of all members are kept, a few MB each at most
 
 PictureFormat = Literal["png", "webp", "jpeg"]
+# of an object: the members of its sample by the part of their names after the key, or None; what was left out for it
+Encoded = tuple[dict[str, bytes] | None, list[tuple[str, str]]]
 _SAVING: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 6},
     "webp": {"format": "WEBP", "lossless": True, "quality": 50},  # of lossless WebP: effort
@@ -52,7 +54,7 @@ _SAVING: dict[str, dict[str, Any]] = {
 class Shard:
     """One tar file, how many objects it is said to hold, and how many bytes it is said to have."""
 
-    path: Path
+    path: Path | Remote
     objects: int
     size: int
 
@@ -63,7 +65,7 @@ def index_content(shards: list[dict[str, Any]], facts: dict[str, Any]) -> dict[s
     return {"format": FORMAT, "version": _VERSION, "objects": objects, "shards": shards, **facts}
 
 
-def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
+def listed_shards(root: Path | Remote, skipped: list[tuple[str, str]]) -> list[Shard]:
     """The shards of a folder by its index, else all its tar files, the hidden ones being unfinished; or one tar file.
 
     `skipped` takes shards that are missing or shorter than the index says. InputError if the index is damaged, packing
@@ -78,8 +80,9 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
         if not isinstance(entries, list):
             wanted = f'an index of shards ("{FORMAT}", version {_VERSION}, a list of shards)'
             raise InputError(f"{path} must be {wanted}, got {shown(content, 80)}; pack the set again")
-        for shard in [shard_entry(path, entry) for entry in entries]:
-            if not os.path.isfile(shard.path):  # unlike pathlib's, also false for names that no file can have
+        for shard in [shard_entry(root, entry) for entry in entries]:
+            # unlike pathlib's, also false for names that no file can have
+            if not (shard.path.is_file() if isinstance(shard.path, Remote) else os.path.isfile(shard.path)):
                 skipped.append((shard.path.name, "it is missing"))
                 continue
             size = shard.path.stat().st_size
@@ -89,9 +92,8 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     elif (root / UNFINISHED_NAME).is_file():
         raise InputError(f"{root} is not packed to the end; finish it by: upfusion pack --resume -o {root}")
     else:
-        for path in [root] if root.is_file() else filter(Path.is_file, sorted(root.glob("[!.]*.tar"))):
-            samples = samples_of(path, skipped)
-            if samples:
+        for path in [root] if root.is_file() else sorted(root.glob("[!.]*.tar"), key=str):
+            if path.is_file() and (samples := samples_of(path, skipped)):
                 shards.append(Shard(path, len(samples), path.stat().st_size))
     if not shards:
         item, reason = skipped[-1] if skipped else (str(root), "it has no .tar files")
@@ -99,20 +101,20 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     return shards
 
 
-def shard_entry(path: Path, entry: object) -> Shard:
-    """One entry of an index at `path`; shards lie beside it, nowhere else."""
+def shard_entry(root: Path | Remote, entry: object) -> Shard:
+    """One entry of the index in `root`; shards lie beside it, nowhere else."""
     match entry:
         case {"name": str(name), "objects": int(objects), "bytes": int(size)} if 0 < objects <= size // _LEAST_OBJECT:
-            return Shard(inside(path.parent, name), objects, size)
+            return Shard(root / inside(Path(), name).as_posix(), objects, size)
     wanted = '{"name", "objects", "bytes"} and large enough for its objects'
-    raise InputError(f"{path}: a shard must be {wanted}, got {shown(entry, 80)}; pack the set again")
+    raise InputError(f"{root}: a shard must be {wanted}, got {shown(entry, 80)}; pack the set again")
 
 
 @dataclass(frozen=True)
 class Sample:
     """An object's members by the part of their names after the key: (first byte, number of bytes) in the shard."""
 
-    shard: Path
+    shard: Path | Remote
     members: dict[str, tuple[int, int]]
 
     def read(self, ending: str) -> bytes:
@@ -121,12 +123,13 @@ class Sample:
         first, size = self.members[ending]
         if size > _LARGEST_MEMBER:
             raise InputError(f"its {ending} has {size} bytes, more than anything that is packed; pack it again")
-        with reading(self.shard.name, "copy it again"), self.shard.open("rb") as file:
-            file.seek(first)
-            return file.read(size)
+        with reading(self.shard.name, "copy it again"):
+            if isinstance(self.shard, Remote):
+                return self.shard.read_bytes(first, first + size)
+            return np.fromfile(self.shard, np.uint8, size, offset=first).tobytes()
 
 
-def samples_of(path: Path, skipped: list[tuple[str, str]]) -> list[Sample]:
+def samples_of(path: Path | Remote, skipped: list[tuple[str, str]]) -> list[Sample]:
     """The complete samples of a shard in their order; `skipped` takes what ends the list early.
 
     Only headers are read. Links, sparse files and folders are passed over: they hold no content of their own.
@@ -168,10 +171,27 @@ class SampleHeader:
     principal: list[list[float]]
 
 
-def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, views: int | None) -> dict[str, bytes]:
-    """The members of an object's sample by the part of their names after the key; see pack_shards."""
-    if views is not None and views < len(example):
-        example = example.chosen([view * len(example) // views for view in range(views)])
+def encoded(
+    dataset: MultiViewDataset,
+    index: int,
+    pictures: PictureFormat = "png",
+    depth: bool = False,
+    views: int | None = None,
+) -> Encoded:
+    """What `pack_shards` takes of an object.
+
+    pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG. depth: whether depths are
+    packed, where there are any. views: at most so many, spread evenly, the first still the reference; None keeps all.
+    """
+    known = len(dataset.skipped)
+    try:
+        example = dataset[index]
+        if views is not None and views < len(example):
+            example = example.chosen([view * len(example) // views for view in range(views)])
+    except UpFusionError as error:
+        if known == len(dataset.skipped):
+            note(dataset.skipped, f"object {index}", str(error))
+        return None, dataset.skipped[known:]
     cameras, depths = example.cameras, example.depth if depth else None
     header = {"name": example.name, "upright": example.upright, "depth": depths is not None}
     header |= {"size": example.rgb.shape[-1], "pictures": pictures}
@@ -185,7 +205,7 @@ def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, v
             stream = io.BytesIO()
             np.save(stream, depths[view, 0].numpy(), allow_pickle=False)
             members[f"{view:03d}.depth.npy"] = stream.getvalue()
-    return members
+    return members, dataset.skipped[known:]
 
 
 def _encoded(picture: Tensor, pictures: str) -> bytes:
@@ -216,34 +236,27 @@ class PackState:
 
 
 def pack_shards(
-    dataset: MultiViewDataset,
+    encode: Callable[[Sequence[int]], Iterator[Encoded]],
     indices: Sequence[int],
     writing: Writing,
+    state: PackState,
     *,
-    pictures: PictureFormat = "png",
-    depth: bool = False,
-    views: int | None = None,
     shard_bytes: int = 512_000_000,
-    state: PackState | None = None,
     on_shard: Callable[[PackState], None] | None = None,
     on_step: OnStep | None = None,
-) -> PackState:
+) -> None:
     """Writes objects as `shard-000000.tar`, ...; those that cannot be read are left out and noted.
 
     The same data give the same bytes, so packing that was stopped may go on from the state after its last shard.
 
     Args:
-        pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG.
-        depth: whether the depths are packed, where an object has them.
-        views: at most so many of an object's views, spread evenly, the first still the reference; None keeps all.
-        shard_bytes: what a shard exceeds only with a single object.
+        encode: gives `encoded` of objects in their order.
         state: to go on from; it is changed. on_shard: called with it after each shard.
+        shard_bytes: what a shard exceeds only with a single object.
 
     InputError if no object could be read.
     """
-    state = state or PackState()
-    encode = partial(_encoded_sample, pictures=pictures, depth=depth, views=views)
-    samples = _samples(dataset, indices, state.place, encode, on_step or (lambda *_: None))
+    samples = _samples(encode(indices[state.place :]), state, len(indices), on_step or (lambda *_: None))
     pending = next(samples, None)
     while pending is not None:
         name, objects = f"shard-{len(state.shards):06d}.tar", 0
@@ -260,42 +273,36 @@ def pack_shards(
             size = path.stat().st_size
         state.shards.append({"name": name, "objects": objects, "bytes": size})
         state.place = len(indices) if pending is None else pending[0]
-        state.skipped = [list(entry) for entry in dict.fromkeys((*map(tuple, state.skipped), *dataset.skipped))]
         if on_shard is not None:
             on_shard(state)
     if not state.shards:
-        item, reason = dataset.skipped[-1] if dataset.skipped else ("all", "there are none")
+        item, reason = state.skipped[-1] if state.skipped else ("all", "there are none")
         raise InputError(f"none of {len(indices)} objects could be read, the last because {item}: {reason}")
-    return state
 
 
 def _samples(
-    dataset: MultiViewDataset, indices: Sequence[int], first: int, encode: partial[dict[str, bytes]], on_step: OnStep
+    found: Iterator[Encoded], state: PackState, count: int, on_step: OnStep
 ) -> Iterator[tuple[int, dict[str, bytes], int]]:
-    """Place, members and bytes in a tar file of each object from the place `first` on that can be read."""
+    """Place, members and bytes in a tar file of each object that can be read."""
     block = tarfile.BLOCKSIZE  # a header has one, and contents are filled up to whole ones
-    for place in range(first, len(indices)):
-        try:
-            members = encode(dataset[indices[place]])
-        except UpFusionError as error:
-            if not any(reason == str(error) for _, reason in dataset.skipped):
-                note(dataset.skipped, f"object {indices[place]}", str(error))
-        else:
+    for place, (members, left_out) in enumerate(found, state.place):
+        state.skipped += [entry for entry in map(list, left_out) if entry not in state.skipped]
+        if members is not None:
             yield place, members, sum(block + -(-len(content) // block) * block for content in members.values())
-        on_step(place + 1, len(indices), None)
+        on_step(place + 1, count, None)
 
 
 class ShardedViews(StoredViews):
     """Objects packed by `upfusion pack`, a `MultiViewDataset` that several threads may read; nothing in it is ever run.
 
     What is missing, cut short or damaged is left out and noted in `skipped`. root: a folder of shards, with or without
-    the index that `upfusion pack` writes, or one .tar file. size: side of the views in pixels; None keeps the packed
-    one. InputError as of `listed_shards`.
+    the index that `upfusion pack` writes, or one .tar file, or an address of fsspec of either. size: side of the views
+    in pixels; None keeps the packed one. InputError as of `listed_shards`.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
         super().__init__()
-        self.size, self._shards = size, listed_shards(Path(root), self.skipped)
+        self.size, self._shards = size, listed_shards(located(root), self.skipped)
         self._ends = list(accumulate(shard.objects for shard in self._shards))
         self._samples = lru_cache(_REMEMBERED_SHARDS)(partial(samples_of, skipped=self.skipped))
 

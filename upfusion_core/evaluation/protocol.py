@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import trimesh
@@ -35,13 +36,11 @@ _EMPTY = 0.02  # optical depth of a coarse cell below which nothing is there
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Objects with results of their own, of those evaluated anyway or of another data set."""
+class Group(NamedTuple):
+    """Objects with results of their own."""
 
     name: str
     title: str  # what is special about them, for readers
-    dataset: MultiViewDataset
     indices: Sequence[int]
 
 
@@ -53,7 +52,7 @@ def held_out_groups(dataset: ProceduralObjects, count: int) -> list[Group]:
         "held_out_combination": f"parts that were never trained on together: {first} and {second}",
         "held_out_pattern": f"a pattern that was never trained on: {HELD_OUT_PATTERN}",
     }
-    groups = [Group(name, title, dataset, range(start, count, 2)) for start, (name, title) in enumerate(titles.items())]
+    groups = [Group(name, title, range(start, count, 2)) for start, (name, title) in enumerate(titles.items())]
     return [group for group in groups if group.indices]
 
 

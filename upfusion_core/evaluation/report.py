@@ -9,7 +9,9 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, pairwise, product
 from pathlib import Path
 from statistics import fmean
@@ -56,7 +58,6 @@ class Score(TypedDict):
 _Record = dict[str, Any]  # of an object, in its file
 _Skipped = list[tuple[str, str]]  # objects and reasons
 Faults = tuple[_Skipped, _Skipped]  # of one object: why it was skipped, and what its data set left out
-Elsewhere = Callable[[str, Sequence["Task"]], Iterator[tuple[int, Faults]]]
 Results = Mapping[str, Mapping[str, Mapping[str, Score]]]  # [stage][photos][measure], the number of photos as text
 
 
@@ -83,97 +84,84 @@ class Task:
     apart: bool = False
 
 
-def evaluate(
-    model: UpFusion,
-    dataset: MultiViewDataset,
-    indices: Sequence[int],
-    folder: Path,
-    config: EvaluationConfig,
-    *,
-    groups: Sequence[Group] = (),
-    lpips: PerceptualDistance | None = None,
-    about: Mapping[str, Any] | None = None,
-    writing: Writing | None = None,
-    temporary: Callable[[str], Path] | None = None,
-    on_step: OnStep | None = None,
-    elsewhere: Elsewhere | None = None,
-) -> dict[str, Any]:
-    """Evaluates objects of a data set, writes the report into a folder, and gives what report.json holds.
-
-    Each object's values are in objects/<number>.json as soon as they are known. Those that the folder holds already,
-    from the same settings, are not computed again, and a field goes on from its saved state.
-
-    Args:
-        about: what else shapes the result, such as the weights of `lpips`: it stands in the report.
-        writing: how files of the folder get their names; by default they are renamed into the folder.
-        temporary: gives the paths of files that are only needed until the end, the fields' states.
-        elsewhere: places of tasks and their faults as they come, of Evaluators of that fingerprint elsewhere.
-    """
-    settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
-    writing = writing or (lambda name: replacing(folder / name))
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    datasets = dataset, next((group.dataset for group in groups if group.dataset is not dataset), None)
-    run = Evaluator(model, datasets, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
-    tasks = {"": [Task(index, f"{index:06d}") for index in indices]}
-    for group in groups:
-        apart = group.dataset is not dataset
-        prefix = f"{group.name}-" if apart else ""
-        tasks[group.name] = [Task(index, f"{prefix}{index:06d}", apart) for index in group.indices]
-    every = {task.name: task for task in chain(*tasks.values())}
-    records, skipped = run.records(list(every.values()), on_step, elsewhere)
-    found = {name: [records[task.name] for task in those if task.name in records] for name, those in tasks.items()}
-    names = {name: [record["object"] for record in those] for name, those in found.items()}
-    if not (main := found.pop("")):
-        fault = " because ".join(skipped[0])
-        raise InputError(f"none of {len(indices)} objects could be evaluated, {fault}; correct that, then begin again")
-    facts: dict[str, Any] = {
-        "groups": {group.name: {"title": group.title, "evaluated": names[group.name]} for group in groups},
-        "left_out_by_the_data_set": dataset.skipped,
-        "similarity_alignment": ALIGNMENTS[config.alignment],
-        "evaluated": names[""],
-        "skipped": skipped,
-        "notes": [f"{record['object']}: {note}" for record in records.values() for note in record["notes"]],
-    }
-    return run.report(settings | facts, main, found)
-
-
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """What all objects of an evaluation share; `datasets`: the one, and the one apart, if there is any."""
+    """What evaluates objects into a folder.
+
+    datasets: the objects', and that of those to be reported apart, if any. about: what else shapes the results: it
+    stands in the report. writing: how files get into the folder, not just renamed; temporary: where fields' states go.
+    """
 
     model: UpFusion
-    datasets: tuple[MultiViewDataset, Any]
-    config: EvaluationConfig
+    datasets: Sequence[MultiViewDataset]
     folder: Path
-    fingerprint: str
-    writing: Writing
-    temporary: Callable[[str], Path]
-    lpips: PerceptualDistance | None
+    config: EvaluationConfig
+    about: Mapping[str, Any] = field(default_factory=dict)
+    lpips: PerceptualDistance | None = None
+    writing: Writing | None = None
+    temporary: Callable[[str], Path] | None = None
 
-    def records(
-        self, tasks: Sequence[Task], on_step: OnStep | None, elsewhere: Elsewhere | None
-    ) -> tuple[dict[str, _Record], _Skipped]:
-        """The records of the objects that could be evaluated, by their tasks' names, and the others."""
-        missing = [task for task in tasks if self._stored(task) is None]
+    @property
+    def settings(self) -> _Record:
+        return {**self.about, "model_id": self.model.model_id, "settings": to_dict(self.config)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def evaluate(
+        self,
+        indices: Sequence[int],
+        groups: Sequence[Group] = (),
+        on_step: OnStep | None = None,
+        elsewhere: Callable[[Sequence[Task]], Iterator[Faults]] | None = None,
+    ) -> _Record:
+        """Evaluates objects, writes the report, and gives what report.json holds.
+
+        Each object's values are in objects/<number>.json as soon as they are known. Those that the folder holds
+        already, from the same settings, are not computed again, and a field goes on from its saved state. elsewhere:
+        the faults of tasks in their order, of others that do them.
+        """
+        tasks = {"": [Task(index, f"{index:06d}") for index in indices]}
+        apart = len(self.datasets) > 1  # else those of groups are among the others
+        for group in groups:
+            prefix = f"{group.name}-" if apart else ""
+            tasks[group.name] = [Task(index, f"{prefix}{index:06d}", apart) for index in group.indices]
+        every = list({task.name: task for task in chain(*tasks.values())}.values())
+        missing = [task for task in every if self._stored(task) is None]
         each = len(self.config.photos) * len(self.config.stages)
-        done = each * (len(tasks) - len(missing))
+        done = each * (len(every) - len(missing))
 
         def tell(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             if on_step is not None:
-                on_step(done + step, each * len(tasks), preview)
+                on_step(done + step, each * len(every), preview)
 
-        here = ((place, self(task, tell)) for place, task in enumerate(missing))
-        faults: dict[int, Faults] = {}
-        for place, found in elsewhere(self.fingerprint, missing) if elsewhere else here:
-            faults[place] = found
+        skipped: _Skipped = []
+        all_faults = elsewhere(missing) if elsewhere else (self(task, tell) for task in missing)
+        for task, (why, left_out) in zip(missing, all_faults, strict=True):
+            skipped += why
+            for entry in left_out:
+                note(self.datasets[task.apart].skipped, *entry)
             done += each
             tell(0, 0, None)
-        skipped: _Skipped = []
-        for place in sorted(faults):
-            skipped += faults[place][0]
-            for entry in faults[place][1]:
-                note(self.datasets[missing[place].apart].skipped, *entry)
-        return {task.name: record for task in tasks if (record := self._stored(task)) is not None}, skipped
+        records = {task.name: record for task in every if (record := self._stored(task)) is not None}
+        found = {name: [records[task.name] for task in those if task.name in records] for name, those in tasks.items()}
+        names = {name: [record["object"] for record in those] for name, those in found.items()}
+        if not (main := found.pop("")):
+            fault = f"none of {len(indices)} objects could be evaluated, {' because '.join(skipped[0])}"
+            raise InputError(f"{fault}; correct that, then begin again")
+        facts: dict[str, Any] = {
+            "groups": {group.name: {"title": group.title, "evaluated": names[group.name]} for group in groups},
+            "left_out_by_the_data_set": self.datasets[0].skipped,
+            "similarity_alignment": ALIGNMENTS[self.config.alignment],
+            "evaluated": names[""],
+            "skipped": skipped,
+            "notes": [f"{record['object']}: {note}" for record in records.values() for note in record["notes"]],
+        }
+        return self._report(self.settings | facts, main, found)
+
+    def _written(self, name: str) -> AbstractContextManager[Path]:
+        return self.writing(name) if self.writing else replacing(self.folder / name)
 
     def _stored(self, task: Task) -> _Record | None:
         """The record of an object that is finished; None where there is none, or one of other settings."""
@@ -193,8 +181,9 @@ class Evaluator:
         try:
             item = draw_object(dataset, task.index, self.config)
             name, state = item.views.name, f"objects/{task.name}-{self.fingerprint}-%d.state"
+            place = self.temporary or self.folder.joinpath
             result = evaluate_object(
-                self.model, item, self.config, on_step, lpips=self.lpips, state=lambda n: self.temporary(state % n)
+                self.model, item, self.config, on_step, lpips=self.lpips, state=lambda n: place(state % n)
             )
         except (InputError, FieldError) as error:
             left_out = dataset.skipped[known:]
@@ -207,15 +196,15 @@ class Evaluator:
             photos, shown = item.views.rgb[list(item.photos)], (views[:1] for views in result.shown.values())
             row = torch.cat([photos, item.truth[:1], *shown]).float().cpu().clamp(0, 1)
             row = interpolate(row, scale_factor=-(-LEAST_SIDE // row.shape[-1]), mode="nearest")
-            with self.writing(f"objects/{task.name}.png") as path:
+            with self._written(f"objects/{task.name}.png") as path:
                 save_png(path, contact_sheet(pad(row, (1, 1, 1, 1), value=0.8), columns=len(row)))
-            with self.writing(f"objects/{task.name}.json") as path:  # with this it is finished
+            with self._written(f"objects/{task.name}.json") as path:  # with this it is finished
                 write_json(path, record)
         for left in (self.folder / "objects").glob(f"{task.name}-*.state"):
             left.unlink()
         return why, dataset.skipped[known:]
 
-    def report(self, about: _Record, main: list[_Record], apart: Mapping[str, list[_Record]]) -> _Record:
+    def _report(self, about: _Record, main: list[_Record], apart: Mapping[str, list[_Record]]) -> _Record:
         """Writes the report's files, from records of the data set's objects and of the groups'."""
         grouped = {group: _results(found, self.config) for group, found in apart.items() if found}
         gains: dict[str, Any] = {stage: {} for stage in self.config.stages}  # what more photos bring, by object
@@ -232,14 +221,14 @@ class Evaluator:
         head = Image.new("RGB", (width := rows[0].shape[-1], 14), "white")
         for place, title in enumerate(columns):
             ImageDraw.Draw(head).text((place * width / len(columns) + 2, 1), title, fill="black")
-        with self.writing("sheet.png") as path:
+        with self._written("sheet.png") as path:
             save_png(path, torch.cat([torch.from_numpy(np.array(head)).permute(2, 0, 1).float() / 255, *rows], dim=1))
         if importlib.util.find_spec("matplotlib") is not None:
-            plot_results(content["results"], self.writing)
-        with self.writing("report.md") as path:
+            plot_results(content["results"], self._written)
+        with self._written("report.md") as path:
             # names of files may be no UTF-8; write_json spells them so, too
             path.write_text(_markdown(content), encoding="utf-8", errors="backslashreplace")
-        with self.writing("report.json") as path:
+        with self._written("report.json") as path:
             write_json(path, content)
         return content
 

@@ -175,7 +175,11 @@ class FieldFitter:
         counts = torch.ones_like(rays.origins[:, 0]) if self._weights is None else self._weights[pixels, 0]
         losses = fit_losses(seen, unit_range(self._rgb[pixels]), mask, counts)
         if self._outside is not None and len(self._outside):
-            losses["outside"] = self._outside_loss(self._outside, drawn)
+            assert self.occupancy is not None, "it has the cells"
+            low, high = self.field.aabb  # the light that OUTSIDE_LENGTH stops at random places where nothing is
+            place = self._outside[next(drawn)] + next(drawn).reshape(-1, 3)
+            density = self.field.density(low + (high - low) * place / len(self.occupancy.hull))
+            losses["outside"] = -torch.expm1(-OUTSIDE_LENGTH * density).mean()
         depth, crisp, *rates = next(drawn).unbind() if on_cuda else steered
         weights = {name: getattr(config, f"{name}_weight") for name in losses}
         weights["depth"] *= depth
@@ -197,14 +201,6 @@ class FieldFitter:
             self.optimizer.step()
         asked = torch.stack(looked).sum() if skips else torch.full_like(total, seen.weights.numel())
         return {name: value.detach() for name, value in losses.items()}, torch.stack([finite, asked]).detach()
-
-    def _outside_loss(self, cells: Tensor, drawn: Iterator[Tensor]) -> Tensor:
-        """How much light is stopped on OUTSIDE_LENGTH where nothing is: the mean over random points of these cells."""
-        assert self.occupancy is not None, "it has the cells"
-        low, high = self.field.aabb
-        place = cells[next(drawn)] + next(drawn).reshape(-1, 3)
-        density = self.field.density(low + (high - low) * place / len(self.occupancy.hull))
-        return -torch.expm1(-OUTSIDE_LENGTH * density).mean()
 
     def _drawn_numbers(self, looks: bool, steered: Sequence[float]) -> tuple[Iterator[Tensor], Tensor]:
         """All random numbers of a step, in the order of their use, and the generator's state before the pixels'.

@@ -123,7 +123,7 @@ def _reason(error: OSError) -> str:
     return f"{error.strerror or error}; choose another place or mend this one"
 
 
-def check_regular(path: Path, most: int) -> None:
+def check_regular(path: "Path | Remote", most: int) -> None:
     """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a folder says what it is
@@ -132,7 +132,7 @@ def check_regular(path: Path, most: int) -> None:
         raise OSError(f"it has {status.st_size:,} bytes, more than {most:,}")
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: "Path | Remote", most: int) -> bytes:
     """The content of a stranger's file; raises OSError as check_regular, and where it cannot be read."""
     check_regular(path, most)
     return path.read_bytes()
@@ -212,7 +212,7 @@ def read_json(
 ) -> Any:  # noqa: ANN401 - any JSON
     """The value in a UTF-8 file, with or without a byte order mark, of at most 64 MB; see parse_json."""
     with reading(path, "check the path, and save it as UTF-8", what="a JSON file", error=error):
-        text = read_regular(Path(path), LARGEST_JSON).decode("utf-8-sig")
+        text = read_regular(located(path), LARGEST_JSON).decode("utf-8-sig")
     return parse_json(text, str(path), error, lone_surrogates=lone_surrogates, finite=finite)
 
 
@@ -247,7 +247,8 @@ def parse_json(
         if "\\u" in text and not lone_surrogates:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
     except (ValueError, RecursionError) as reason:
-        why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
+        deep = isinstance(reason, RecursionError)
+        why = "it is nested too deeply" if deep else str(reason).replace("line 1 column", "column")
         raise error(f"{source} must be JSON, but is not ({why}); correct it there, or remove it") from reason
     return value
 
@@ -276,21 +277,30 @@ def shown(value: object, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-class Remote:
-    """A file or folder at an address of fsspec, such as s3://bucket/folder, as far as it is asked as a path."""
+class Remote(str):
+    """The address of a file or folder for fsspec, such as s3://bucket/folder, as far as it is asked as a path."""
 
     def __init__(self, address: str) -> None:
         import fsspec
 
-        self.address = address.rstrip("/")
+        self.name = address.rpartition("/")[2]
         with reading(address, "correct it, or install what it needs", what="an address that fsspec knows"):
-            self._system, self._path = fsspec.core.url_to_fs(self.address)
+            self._system, self._path = fsspec.core.url_to_fs(address)
 
     def __truediv__(self, name: str) -> "Remote":
-        return Remote(f"{self.address}/{name}")
+        return Remote(f"{self}/{name}")
+
+    def glob(self, pattern: str) -> list[Any]:
+        return [self / path.rpartition("/")[2] for path in self._system.glob(f"{self._path}/{pattern}")]
 
     def is_file(self) -> bool:
         return bool(self._system.isfile(self._path))
+
+    def stat(self) -> os.stat_result:
+        return os.stat_result((stat.S_IFREG, *[0] * 5, self._system.size(self._path), 0, 0, 0))
+
+    def read_bytes(self, first: int | None = None, end: int | None = None) -> bytes:
+        return self._system.cat_file(self._path, first, end)  # type: ignore[no-any-return]
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         return self._system.open(self._path, mode)  # type: ignore[no-any-return]
@@ -303,7 +313,12 @@ class Remote:
             self._system.makedirs(self._path.rpartition("/")[0], exist_ok=True)
             self._system.put_file(str(path), self._path)
         except Exception as error:  # each package has its own
-            raise OutputError(f"{self.address} could not be written ({error!s:.200}); check the address") from error
+            raise OutputError(f"{self} could not be written ({error!s:.200}); check the address") from error
+
+
+def located(address: str | os.PathLike[str]) -> Path | Remote:
+    """What is at an address of fsspec, or at a path."""
+    return Remote(text.rstrip("/")) if "://" in (text := os.fspath(address)) else Path(text)
 
 
 def existing_folder(root: str | os.PathLike[str]) -> Path:

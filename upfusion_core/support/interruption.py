@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Interruption:
-    """What Ctrl-C does within `taken`: KeyboardInterrupt after up to `patience` seconds, but never while `held`."""
+    """What Ctrl-C and SIGTERM do in `taken`: KeyboardInterrupt after up to `patience` seconds, never while `held`."""
 
     def __init__(self, patience: float = 0.0) -> None:
         self.patience, self.pressed = patience, False
@@ -21,14 +21,15 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._press)
+        before = {number: signal.signal(number, self._press) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer, self.pressed = None, False
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,6 @@ from ..models.dino import hub_names
 from ..support.devices import derived_seed, generator_for
 from ..support.errors import CheckpointError
 from ..support.weights import find_weights, is_safetensors, read_metadata, read_weights
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 FIRST_LOG_VARIANCE = -8.0
 # convolutions of an autoencoder outside its residual blocks, as diffusers names them
@@ -58,7 +54,14 @@ def initial_networks(
             raise CheckpointError(f"the weights to start from hold {some}; {advice}")
     checkpoint.set_network_weights(config, networks, weights)
     if "VAE" not in found:
-        prepare_autoencoder(networks.vae)
+        # torch's own start shrinks a signal by 1/sqrt(3) a convolution: it would drown in noise for thousands of steps
+        with torch.no_grad():
+            for name, parameter in networks.vae.named_parameters():
+                if name.endswith(".weight") and any(part in name for part in _PASSED_THROUGH):
+                    parameter *= 3**0.5
+            last, half = networks.vae.quant_conv, len(networks.vae.quant_conv.bias) // 2
+            last.weight[half:] *= 0.1
+            last.bias[half:] = FIRST_LOG_VARIANCE
     if "UNet" in found and "ControlNet" not in found:
         controlnet_from_unet(networks.controlnet, networks.unet)
     return networks, _embeddings(config, weights)
@@ -110,21 +113,6 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
         wanted = f"{path} must hold UpSRT, DINOv2 or Stable Diffusion 1.5 weights"
         raise CheckpointError(f"{wanted}, got names like {next(iter(weights))}; choose another file")
     return kept
-
-
-@torch.no_grad()
-def prepare_autoencoder(vae: "AutoencoderKL") -> None:
-    """Makes an untrained autoencoder's signal louder than its noise, in which it would drown for thousands of steps.
-
-    torch's own start shrinks a signal by 1/sqrt(3) in every convolution, so those between the residual blocks keep the
-    size of their signal; and the latents begin almost without noise, not with a log-variance of 0.
-    """
-    for name, parameter in vae.named_parameters():
-        if name.endswith(".weight") and any(part in name for part in _PASSED_THROUGH):
-            parameter *= 3**0.5
-    half = len(vae.quant_conv.bias) // 2
-    vae.quant_conv.weight[half:] *= 0.1
-    vae.quant_conv.bias[half:] = FIRST_LOG_VARIANCE
 
 
 @torch.no_grad()

@@ -199,6 +199,11 @@ class Training:
             if self.state.saved != self.state.step:
                 self.save()
             raise
+        except RuntimeError as error:
+            if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):  # which has no class
+                raise
+            lost = f"processes of a training must stay together, but another one was lost ({error!s:.120})"
+            raise InputError(f"{lost}; start all again with --resume, which goes on from the last state") from error
 
     def _loop(self, source: BatchSource, validation: Sources, deadline: float, on_step: OnStep | None) -> None:
         config, state, main = self.config, self.state, self.accelerator.is_main_process

@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,10 @@ from PIL import Image
 from refusals import refused as wrong
 
 from upfusion_core import MeshAsset
-from upfusion_core.cli import reconstruct
+from upfusion_core.cli import reconstruct, spread
 from upfusion_core.cli.batch import Job, JobList
 from upfusion_core.cli.reconstruct import distill_config
-from upfusion_core.config.options import Folder, Photos, Reconstruct
-from upfusion_core.support import spread
+from upfusion_core.config.options import Folder, Photos, Reconstruct, Spread
 
 SMALL = ("--device", "cpu", "--views", 0, "--turntable-size", 16, "--texture-size", 0, "--batch-size", 2)
 TRIANGLE = MeshAsset(torch.eye(3), torch.tensor([[0, 1, 2]]), torch.eye(3))
@@ -88,6 +89,7 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     assert (second.command.photo_elevation, second.command.formats, second.command.views) == (22.5, ("obj", "glb"), 3)
     row = {"name": "c", "photos": ["d"], "formats": ["obj", "glb"]}
     assert listed(tmp_path, json.dumps(row), ".jsonl") == [second]
+    assert listed(tmp_path, 'Name;Photos;Format\nc;d;"obj;glb"\n;;\n') == [second]
 
 
 @pytest.mark.parametrize(
@@ -95,33 +97,36 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     [
         ("name,photos,elevation\na,1.png,100", "list.csv, line 2, column elevation must be between -89.0 and 89.0"),
         ("name,photos\n\n\na,1.png\nb,", "line 5, column photos must be given"),
-        ("name,photos,resolution\na,1.png,much", 'line 2, column resolution must be a whole number, got "much"'),
-        ("name,photos,remove_background\na,1.png,maybe", "line 2, column remove_background must be true or false"),
         ("name,photos,shine\na,1.png,2", "line 1, column shine must be name or an option of reconstruct"),
-        ("name,photos,output\na,1.png,x", "line 1, column output must be name or an option of reconstruct"),
-        ("name,photos,name\na,1.png,x", "line 1: columns must differ"),
-        ("name,photos\na,1.png,2.png", "line 2 must have 2 columns, got more"),
-        ("name,photos,seed\na,1.png", "line 2 must have 3 columns, got fewer"),
-        ('name,photos\na,"1.png', "must be CSV, but cannot be read"),
+        ("name,photos,elevation,photo-elevation\na,1.png,1,2", "line 1: columns must differ"),
+        ("name,photos\na,1.png,2.png", "line 2 must have 2 columns, got 3; put cells with \",\" in quotes"),
+        ('name,photos\na,"1.png', "line 2 must be CSV, but cannot be read"),
+        ('name,photos,prompt\na,1,"on\ntwo"\nb,,"\n"', "line 4, column photos must be given"),
+        ("name,photos\na,1.png;", "line 2, column photos must be given once, no part empty"),
+        ("name,photos\nIndex.csv,1", "line 2, column name must be another than in the batch's own files"),
+        ("name,photos\ncaf\u00e9,1\nCafe\u0301,2", "line 3, column name must be another than in"),
         ("name,photos\na,1.png\nA,2.png", "line 3, column name must be another than in"),
         (f"name,photos\na,1{';1' * 64}", "line 2, column photos must name 1 to 64"),
         ("name,photos,masks\na,1;2,3", "and column masks none or one for each, got 2 and 1"),
         ("name,photos,texture_size\na,1.png,30", "line 2: --texture-size must be 0 or between 64 and 8192, got 30"),
         ("", "must hold objects"),
+        ('\n{"name": "a", "photos": "1"\n', "line 2 must be JSON, but is not (Expecting ',' delimiter: column 28"),
+        ('{"name": "a", "photos": "1", "seed": null, "views": 101}', "line 1, column views must be between 0 and 100"),
+        ('{"name": "a", "photos": "1", "elevation": 1, "photo_elevation": 2}', "photo_elevation must be given once"),
     ],
 )  # fmt: skip
 def test_a_wrong_list_is_refused_with_line_and_column(text: str, sentence: str, tmp_path: Path) -> None:
-    wrong(re.escape(sentence), listed, tmp_path, text)
+    wrong(re.escape(sentence), listed, tmp_path, text, ".jsonl" if "{" in text else ".csv")
 
 
 def test_nothing_is_written_for_a_wrong_list(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("name,photos\n,1.png\n")
-    assert "line 2, column name must be given" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
+    (tmp_path / "list.csv").write_bytes("name,photos\nä,1.png\n".encode("cp1252"))
+    assert "line 2 must be CSV" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
+    (tmp_path / "list.csv").write_text("name,photos\na/b,1.png\n")
+    assert "line 2, column name must be one that" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
     assert "No such file" in refused("batch", tmp_path / "none.csv", "-o", tmp_path / "out")
     assert "must hold objects" in refused("batch", tmp_path, "-o", tmp_path / "out")
     assert "what to reconstruct is needed" in refused("batch", "-o", tmp_path / "out")
-    (tmp_path / "list.csv").write_text("name,photos\na/b,1.png\n")
-    assert "line 2, column name must be one that" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["list.csv"]
 
 
@@ -147,7 +152,9 @@ def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path:
     assert "got 2 and 1" in rows["masked"]["reason"]
     first = rows["object 0"]
     assert (first["photos"], first["cameras"], first["faces"], first["reason"]) == ("1", "1", "1", "")
-    spent = sum(read_run(out / "object 0")["timings_seconds"].values())
+    record = read_run(out / "object 0")
+    assert record["inputs"]["photos"] == [sha256((jobs / "object 0/front.png").read_bytes()).hexdigest()]
+    spent = sum(record["timings_seconds"].values())
     assert float(first["seconds"]) == pytest.approx(spent, abs=0.05)
     assert read_run(out)["status"] == "failed"
 
@@ -172,38 +179,24 @@ def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path:
     assert "finished already" in done("reconstruct", "--resume", "-o", out / "object 0")
 
 
-def test_archives(tiny: Path, tmp_path: Path) -> None:
-    """One sample of WebDataset an object: nothing else stays, and --resume finds what is finished."""
+@pytest.mark.parametrize(("address", "archive"), [("", True), ("file://", False), ("file://", True)])
+def test_archives_and_addresses(address: str, archive: bool, tiny: Path, tmp_path: Path) -> None:
+    """An object is copied when it is whole, its record last, or as one sample of WebDataset; --resume finds it."""
     jobs, out = folders(tmp_path / "jobs", 2), tmp_path / "out"
-    done("batch", jobs, "-o", out, "-m", tiny, "--archive", *SMALL)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "index.csv", "index.html", "object 0.tar", "object 1.tar", "run.json"
-    ]  # fmt: skip
-    with tarfile.open(out / "object 0.tar") as tar:
-        assert tar.getnames()[0] == "object 0.run.json"
-        assert {"object 0.mesh.glb", "object 0.inputs.001.png", "object 0.field.safetensors"} < set(tar.getnames())
-    kept = (out / "object 0.tar").stat().st_mtime_ns
-    (out / "object 1.tar").unlink()
-    done("batch", "--resume", "-o", out)
-    assert (out / "object 0.tar").stat().st_mtime_ns == kept
-    assert {row["faces"] for row in index(out).values()} == {"1"}
-
-
-def test_an_address(tiny: Path, tmp_path: Path) -> None:
-    """fsspec's own word for a folder: objects are copied when they are whole, their records last."""
-    jobs, out = folders(tmp_path / "jobs", 2), tmp_path / "out"
-    told = ("batch", jobs, "-o", f"file://{out}", "-m", tiny, *SMALL)
-    (out / "object 0").mkdir(parents=True)
-    (out / "object 1").mkdir()
-    done(*told)
-    assert {row["status"] for row in index(out).values()} == {"finished"}
-    files = sorted((out / "object 0").rglob("*.*"), key=lambda path: path.stat().st_mtime_ns)
-    assert files[-1].name == "run.json"
-    assert read_run(out)["status"] == "finished"
-    kept = written(out / "object 0")
-    (out / "object 1/run.json").unlink()
-    assert "2 objects finished" in done("batch", "--resume", "-o", f"file://{out}")
-    assert written(out / "object 0") == kept
+    done("batch", jobs, "-o", f"{address}{out}", "-m", tiny, *["--archive"] * archive, *SMALL)
+    assert ({row["faces"] for row in index(out).values()}, read_run(out)["status"]) == ({"1"}, "finished")
+    first, second = (out / (f"object {n}.tar" if archive else f"object {n}/run.json") for n in range(2))
+    if archive:
+        assert {path.name for path in out.iterdir()} == {"index.csv", "index.html", first.name, second.name, "run.json"}
+        with tarfile.open(first) as tar:
+            assert tar.getnames()[0] == "object 0.run.json"
+            assert {"object 0.mesh.glb", "object 0.inputs.001.png", "object 0.field.safetensors"} < set(tar.getnames())
+    else:
+        assert max(first.parent.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns) == first
+    kept = first.stat().st_mtime_ns
+    second.unlink()
+    assert "2 objects finished" in done("batch", "--resume", "-o", f"{address}{out}")
+    assert (first.stat().st_mtime_ns, second.is_file()) == (kept, True)
 
 
 # ---- spreading
@@ -218,14 +211,9 @@ def ending(task: int) -> int:
     return 10 * task
 
 
-def end_some() -> Callable[[int], int]:
-    return ending
-
-
 def test_lost_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPREAD_MARK", str(tmp_path / "mark"))
     monkeypatch.setattr(spread, "ATTEMPTS", 2)
-    found = dict(spread.spread(end_some, [0, 1, 2, 3], workers=2))
-    assert isinstance(found[1], spread.Lost)
-    assert "lost 2 times" in found.pop(1)
+    found = dict(spread.spread(partial(partial, ending), [0, 1, 2, 3], Spread(workers=2)))
+    assert "lost 2 times" in str(found.pop(1))
     assert found == {0: 0, 2: 20, 3: 30}

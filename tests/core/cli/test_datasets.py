@@ -14,6 +14,7 @@ import trimesh
 from command_runs import change_run, done, interrupted, press, read_run, refused
 from random_vgg import heads, lpips_by_hand, vgg_weights
 
+from upfusion_core.cli import spread
 from upfusion_core.cli.datasets import completed, evaluation_config
 from upfusion_core.config import PRESETS, EvaluationConfig
 from upfusion_core.config.base import options_of
@@ -24,7 +25,6 @@ from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.procedural import ProceduralObjects
-from upfusion_core.support import spread
 
 EVALUATED = ("--photos", "1,2", "--objects", 2, "--views", 1, "--stages", "white,nearest", "--device", "cpu")
 PACKED = ("pack", "procedural", "--objects", 5, "--views", 4, "--size", 16, "--shard-size", 0.03)
@@ -211,6 +211,7 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
     assert "finished already" in done("pack", "-o", shards, "--resume")
 
 
+@pytest.mark.usefixtures("forked")
 def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add, out = tarfile.TarFile.addfile, tmp_path / "out"
 
@@ -226,7 +227,7 @@ def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: 
     said = refused("train", "encoder", "--config", "mini", "--data", out, "-o", tmp_path / "run")
     assert "is not packed to the end" in said
     assert "was begun with size = 16, now it is 32" in refused("pack", "--resume", "-o", out, "--size", 32)
-    done("pack", "--resume", "-o", out)
+    done("pack", "--resume", "-o", out, "--workers", 2)
     for path in (*shards.glob("*.tar"), shards / "index.json"):
         assert (out / path.name).read_bytes() == path.read_bytes()
 

@@ -6,8 +6,10 @@ import math
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from refusals import refused
 
 from upfusion_core import InputError, orbit_cameras
 from upfusion_core.data import open_dataset
-from upfusion_core.data.shards import PackState, ShardedViews, index_content, pack_shards
+from upfusion_core.data.shards import PackState, ShardedViews, encoded, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
 from upfusion_core.support.files import replacing, write_json
 
@@ -54,8 +56,10 @@ class Objects(list):
 
 def packed(folder: Path, objects: Sequence[PosedViews | None] = DISCS[:5], **options: object) -> Path:
     """Two objects a shard unless told."""
-    options = {"shard_bytes": 25_000, "depth": True} | options
-    state = pack_shards(Objects(objects), range(len(objects)), lambda name: replacing(folder / name), **options)
+    state, told = options.pop("state", PackState()), {"on_shard": options.pop("on_shard", None)}
+    told["shard_bytes"] = options.pop("shard_bytes", 25_000)
+    encode = partial(map, partial(encoded, Objects(objects), **{"depth": True, **options}))
+    pack_shards(encode, range(len(objects)), lambda name: replacing(folder / name), state, **told)
     write_json(folder / "index.json", index_content(state.shards, {"skipped": state.skipped}))
     return folder
 
@@ -154,6 +158,13 @@ def test_formats_are_told_apart(shards: Path, tmp_path: Path) -> None:
     shutil.copy(shards / "shard-000001.tar", tmp_path / ".b.7.partial.tar")  # of a run that was killed
     assert len(open_dataset(tmp_path, size=8)) == 2  # without an index
     assert len(open_dataset(tmp_path / "a.tar", size=8)) == 2
+    system = fsspec.filesystem("memory")
+    system.put(f"{shards}/", "/shards/", recursive=True)
+    ends = ("", "/shard-000001.tar")
+    assert [open_dataset(f"memory://shards{end}", size=8)[1].name for end in ends] == ["disc 1", "disc 3"]
+    assert torch.equal(open_dataset("memory://shards", size=8)[4].rgb, open_dataset(shards, size=8)[4].rgb)
+    system.rm("/shards/index.json")
+    assert len(open_dataset("memory://shards/", size=8)) == 5
     (tmp_path / "packing.json").write_text("{}")
     refused("finish it by: upfusion pack --resume", open_dataset, tmp_path, size=8)
 

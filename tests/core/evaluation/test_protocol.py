@@ -25,7 +25,7 @@ from upfusion_core.data.meshes import mesh_folder
 from upfusion_core.evaluation import protocol
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, neighbors
-from upfusion_core.evaluation.report import evaluate
+from upfusion_core.evaluation.report import Evaluator
 from upfusion_core.procedural import ProceduralObjects
 
 DISTILL = DistillConfig(schedule=DRAFT, field=FIELD)
@@ -45,7 +45,7 @@ def everything(model: UpFusion, dataset: ProceduralObjects, tmp_path_factory: py
     folder = tmp_path_factory.mktemp("everything")
     with pytest.MonkeyPatch.context() as patch:  # a box is as good a true surface
         patch.setattr(protocol, "true_mesh", lambda objects: trimesh.creation.box((0.3, 0.2, 0.2)))
-        evaluate(model, dataset, [3], folder, config, about={"data": "procedural"})
+        Evaluator(model, [dataset], folder, config, about={"data": "procedural"}).evaluate([3])
     return folder
 
 
@@ -92,7 +92,7 @@ def test_photos_are_nested_and_targets_are_none_of_them(dataset: ProceduralObjec
 
 
 def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObjects, tmp_path: Path) -> None:
-    evaluate(model, dataset, [0, 1], tmp_path, BASELINES)
+    Evaluator(model, [dataset], tmp_path, BASELINES).evaluate([0, 1])
     content = json.loads((tmp_path / "report.json").read_text())
     items = [draw_object(dataset, index, BASELINES) for index in (0, 1)]
     for stage in ("white", "nearest"):
@@ -113,7 +113,7 @@ def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObject
     gain = content["gains"]["nearest"]["1 to 3"]["box_psnr"]
     rows = content["results"]["nearest"]
     assert gain["mean"] == pytest.approx(rows["3"]["box_psnr"]["mean"] - rows["1"]["box_psnr"]["mean"], abs=1e-9)
-    evaluate(model, dataset, [0, 1], tmp_path, dataclasses.replace(BASELINES, seed=6))  # other settings, other values
+    Evaluator(model, [dataset], tmp_path, dataclasses.replace(BASELINES, seed=6)).evaluate([0, 1])  # other values
     assert json.loads((tmp_path / "report.json").read_text())["results"] != content["results"]
 
 
@@ -173,12 +173,12 @@ def test_killed_later(
         if calls.count(1) == 4:  # the third step of the field from two photos
             raise KeyboardInterrupt
 
-    evaluate(model, dataset, [0], whole, config)
+    Evaluator(model, [dataset], whole, config).evaluate([0])
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, dataset, [0], parts, config, on_step=dying)
+        Evaluator(model, [dataset], parts, config).evaluate([0], on_step=dying)
     assert [path.suffix for path in (parts / "objects").iterdir()] == [".state", ".state"]
     distilled = []
-    evaluate(model, dataset, [0], parts, config, on_step=lambda step, *_: distilled.append(step))
+    Evaluator(model, [dataset], parts, config).evaluate([0], on_step=lambda step, *_: distilled.append(step))
     assert len(distilled) < len(calls)
     assert (parts / "report.json").read_bytes() == (whole / "report.json").read_bytes()
     assert sorted(path.name for path in (parts / "objects").iterdir()) == ["000000.json", "000000.png"]
@@ -206,7 +206,7 @@ def test_without_matplotlib_plots_are_left_out(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(report_module, "plot_results", None)
-    evaluate(model, dataset, [0], tmp_path, BASELINES)
+    Evaluator(model, [dataset], tmp_path, BASELINES).evaluate([0])
     assert (tmp_path / "report.md").is_file()
 
 

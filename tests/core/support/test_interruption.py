@@ -16,17 +16,18 @@ def interrupted(work: Callable[[], None]) -> None:
         work()
 
 
-def press() -> None:
-    signal.raise_signal(signal.SIGINT)
+def press(number: int = signal.SIGINT) -> None:
+    signal.raise_signal(number)
 
 
-def test_the_next_step_raises_it() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_next_step_raises_it(number: int) -> None:
     before, reached = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
         with interruption.taken(), progress("Working") as on_step:
             on_step(1, 10, None)
-            press()
+            press(number)
             reached.append("the step is done")
             on_step(2, 10, None)
             reached.append("never")

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tiny_training import TinySource, tiny_config
 
 from upfusion_core import Cameras, InputError
 from upfusion_core.config import TrainConfig
-from upfusion_core.data.shards import ShardedViews, index_content, pack_shards
+from upfusion_core.data.shards import PackState, ShardedViews, encoded, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import camera_rays, orbit_cameras, point_rays
 from upfusion_core.procedural import ProceduralObjects
@@ -176,7 +177,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dozen procedural objects of 8 x 8 pixels, one or two a shard."""
     folder = tmp_path_factory.mktemp("shards")
     dataset = ProceduralObjects("train", size=8, views=4)
-    state = pack_shards(dataset, range(12), lambda name: replacing(folder / name), shard_bytes=25_000)
+    encode, state = partial(map, partial(encoded, dataset)), PackState()
+    pack_shards(encode, range(12), lambda name: replacing(folder / name), state, shard_bytes=25_000)
     write_json(folder / "index.json", index_content(state.shards, {}))
     return folder
 

@@ -120,6 +120,11 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     torch.testing.assert_close(two, one, rtol=1e-3, atol=2e-6)
 
 
+def test_a_lost_process_stops_the_run_with_a_sentence(tmp_path: Path) -> None:
+    lost = Mock(side_effect=RuntimeError("[gloo/pair.cc] Connection closed by peer"))
+    refused("another one was lost .*closed by peer.*--resume", run_tiny, tiny_config("encoder"), tmp_path, on_step=lost)
+
+
 def test_averages_rates_and_means_by_hand() -> None:
     weight = torch.nn.Parameter(torch.tensor([1.0]))
     averaged = Averaged([weight], 0.5)

@@ -5,13 +5,14 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from .errors import MissingPackageError, OutputError
+from ..config.options import Spread
+from ..support.errors import MissingPackageError, OutputError
 
 ATTEMPTS = 3  # of a task whose worker is lost: killed, out of memory, its machine gone
 START = "spawn"  # processes begin without what this one holds, as CUDA wants it
@@ -19,33 +20,23 @@ START = "spawn"  # processes begin without what this one holds, as CUDA wants it
 Work = Callable[[Any], Any]  # a task -> its result
 
 
-class Lost(str):
-    """In the place of a result: why a task has none."""
-
-
 def spread(
     make: Callable[[], Work],
     tasks: Sequence[Any],
-    *,
-    engine: Literal["local", "ray"] = "local",
-    workers: int | None = None,
-    threads: int | None = None,
-    cpus: int = 1,
+    how: Spread,
     device: str = "cpu",
     tell: Callable[[list[Any]], None] | None = None,
 ) -> Generator[tuple[int, Any], None, None]:
-    """Places of tasks, with their results as they come; of a task whose workers were lost three times, a `Lost`.
+    """Places of tasks, with their results as they come; of a task whose workers were lost thrice, an OutputError.
 
-    `make` gives the work, once in each worker; it and the tasks are pickled, and what it raises is raised here. Workers
-    are processes here, or actors of ray's cluster at RAY_ADDRESS, or of one that is begun here: unless told, one a GPU
-    or, where `device` is "cpu" or there are none, one here and on a cluster one for every `cpus` processors. Each has
-    one thread of torch, or `threads`; alone torch's own choice. `tell` is called each second with the tasks in work.
+    `make` gives the work, once a worker; it and the tasks are pickled, and what it raises is raised here. A worker has
+    a GPU of its own, if there are any and `device` is not "cpu". `tell` is called each second with the tasks in work.
     """
-    kind: Any = {"local": _Process, "ray": _Actor}[engine]
-    places = kind.places(device != "cpu", cpus)
-    count = min(workers or len(places), len(tasks))
-    threads = threads or (1 if count > 1 or engine == "ray" else None)
-    team = [kind(make, threads, places[number % len(places)], cpus) for number in range(count)]
+    kind: Any = {"local": _Process, "ray": _Actor}[how.engine]
+    places = kind.places(device != "cpu", how.cpus)
+    count = min(how.workers or len(places), len(tasks))
+    threads = how.threads or (1 if count > 1 or how.engine == "ray" else None)
+    team = [kind(make, threads, places[number % len(places)], how.cpus) for number in range(count)]
     busy: dict[Future[Any], tuple[Any, int | None]] = {worker.loading: (worker, None) for worker in team}
     left, idle, lost = list(range(count and len(tasks)))[::-1], list[Any](), Counter[int | None]()
     try:
@@ -61,7 +52,7 @@ def spread(
                     result = future.result()
                 except kind.lost:
                     worker.end()
-                    team[team.index(worker)] = worker = kind(make, threads, worker.place, cpus)
+                    team[team.index(worker)] = worker = kind(make, threads, worker.place, how.cpus)
                     busy[worker.loading] = worker, None
                     lost[index] += 1
                     if index is None and lost[None] >= ATTEMPTS * count:
@@ -69,7 +60,7 @@ def spread(
                     if index is not None and lost[index] < ATTEMPTS:
                         left.append(index)
                     elif index is not None:
-                        yield index, Lost(f"its worker was lost {ATTEMPTS} times: killed, or out of memory")
+                        yield index, OutputError(f"its worker was lost {ATTEMPTS} times: killed, or out of memory")
                 else:
                     idle.append(worker)
                     if index is not None:
@@ -77,6 +68,28 @@ def spread(
     finally:
         for worker in team:
             worker.end()
+
+
+def elsewhere(make: Callable[[], Work], how: Spread, device: str = "cpu") -> Callable[..., Iterator[Any]] | None:
+    """Tasks -> their results in order, as of `spread`; None where this process is the only one, and is to do them."""
+    if how.engine == "local" and (how.workers or len(_Process.places(device != "cpu", how.cpus))) == 1:
+        if how.threads is not None:
+            import torch
+
+            torch.set_num_threads(how.threads)
+        return None
+
+    def results(tasks: Sequence[Any]) -> Iterator[Any]:
+        found, following = dict[int, Any](), 0
+        for place, result in spread(make, tasks, how, device):
+            if isinstance(result, OutputError):
+                raise OutputError(f"object {place + 1} of {len(tasks)} cannot be done: {result}; use fewer workers")
+            found[place] = result
+            while following in found:
+                yield found.pop(following)
+                following += 1
+
+    return results
 
 
 class _Held:
