@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_models import Run, refused
+from small_models import Pack, Run, refused
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("types", "shown", "lines")
