@@ -12,16 +12,8 @@ from PIL import Image
 from small_models import Pack, Run, refused
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("types", "shown", "lines")
 SIZE = 96
-
-
-@pytest.fixture(autouse=True)
-def _quiet(pack: Pack, types: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("views", "field", "pixels"):
-        monkeypatch.setattr(pack(f"nodes.{name}"), "progress_hook", lambda _: lambda *_: None, raising=False)
-    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
-    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
-    monkeypatch.setattr(pack("nodes.host"), "send_line", lambda text: None)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +131,7 @@ def test_a_field_of_views_and_a_data_set(
     assert len(views.rgb) == 3
     assert options["generator"].initial_seed() == 3
 
-    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
+    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32, threshold=12.0)
     extras = {"masks": masks, "mesh": mesh, "placement": placement}
     (folder,) = run_node("UpFusionSaveDataset", images=images, cameras=cameras, format="colmap", **extras)
     names = ["view_001.png", "view_002.png", "view_003.png"]
