@@ -8,10 +8,10 @@ from comfy_api.latest import io
 
 from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, RadianceField, SceneEncoding, orbit_cameras
 from ..upfusion_core.config import Orbit
-from . import inputs
+from . import host, inputs
 from .convert import camera_from_direction, camera_from_load3d, image_from_rgb, load3d_from_camera
 from .host import progress_hook
-from .sockets import CamerasSocket, FieldSocket, HostedModel, Placement, PlacementSocket, checked
+from .sockets import CamerasSocket, FieldSocket, FoundCameras, HostedModel, Placement, PlacementSocket, checked
 
 PICTURE = 128  # pixels of what Photo Cameras shows
 
@@ -186,7 +186,10 @@ class UpFusionPhotoCameras(io.ComfyNode):
             seen = field.render(found.cameras, PICTURE).rgb.cpu()
         assert scene.views is not None, "others are refused above"
         sheet = photo_sheet(scene.views.rgb, seen, found, PICTURE)
-        return io.NodeOutput(found.cameras, found.report(), image_from_rgb(sheet[None]))
+        host.send_line(
+            f"{int(found.accepted.sum())} of {len(found)} photos are sure; the report says why others are not"
+        )
+        return io.NodeOutput(FoundCameras.of(found), found.report(), image_from_rgb(sheet[None]))
 
 
 def _evenly(first: float, last: float, count: int, steps: int) -> list[float]:

@@ -18,7 +18,7 @@ from ..upfusion_core.config import DistillConfig, Reconstruct, Surface
 from . import inputs
 from .convert import centered, glb_file, image_from_rgb, mask_from_plane, mesh_from_asset, rgb_from_image
 from .host import check_interrupted, progress_hook
-from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, PlacementSocket, checked
+from .sockets import CamerasSocket, Conditioning, FieldSocket, FoundCameras, HostedModel, PlacementSocket, checked
 from .unfinished import graph_before, resumed
 
 if TYPE_CHECKING:
@@ -213,7 +213,9 @@ class UpFusionExtractMesh(io.ComfyNode):
 
 
 def trusted_cameras(cameras: Cameras) -> PhotoCameras:
-    """Cameras of photos that somebody knows."""
+    """Cameras of photos, which somebody knows, or of which those count that are sure."""
+    if isinstance(cameras, FoundCameras):
+        return cameras.photos
     ones = torch.ones(len(cameras))
     return PhotoCameras(cameras, ones > 0, ones, given=True)
 

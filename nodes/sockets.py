@@ -20,6 +20,7 @@ from ..upfusion_core import (
     Cameras,
     InputError,
     InputViews,
+    PhotoCameras,
     RadianceField,
     SceneEncoding,
     check_choice,
@@ -100,6 +101,20 @@ class Placement:
     def to_mesh(self, points: Tensor) -> Tensor:
         """The opposite."""
         return (points - self.center.to(points)) / self.scale
+
+
+class FoundCameras(Cameras):
+    """Cameras of photos that were looked for; `photos` says which of them are sure."""
+
+    __slots__ = ("photos",)  # no field, which parts of the cameras would have, too
+    photos: PhotoCameras
+
+    @classmethod
+    def of(cls, found: PhotoCameras) -> FoundCameras:
+        made = object.__new__(cls)
+        for name, value in {**vars(found.cameras), "photos": found}.items():
+            object.__setattr__(made, name, value)
+        return made
 
 
 ModelSocket = io.Custom("UPFUSION_MODEL")

@@ -20,7 +20,6 @@ sys.path += [str(Path(__file__).resolve().parent / "core"), str(Path(__file__).r
 import rule_weights
 import tiny_training
 
-from upfusion_core import UpFusion
 from upfusion_core.support import files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,22 +70,22 @@ def loopback() -> None:
 
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small folder in the released layout, 64 pixel images: read only, it is shared by the whole session."""
-    return rule_weights.write_small_folder(tmp_path_factory.mktemp("small_weights"))
+    """A folder in the released layout, of 16 pixels: read only, it is shared by the whole session."""
+    return rule_weights.write_folder(tmp_path_factory.mktemp("small_weights"), tiny_training.tiny_model())
 
 
 @pytest.fixture(scope="session")
-def model(small_weights: Path) -> UpFusion:
-    """The small folder, loaded on the CPU: read only, it is shared by the whole session."""
-    return UpFusion.load(small_weights, device="cpu")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A merged file of random weights, for pictures of 16 pixels: read only, it is shared by the whole session."""
+    return tiny_training.write_tiny_mini(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
 
 
 @pytest.fixture
-def tiny_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tiny_bundle(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package's folder of bundled data for one test: a random model of 16 pixels, and the real photos."""
     folder = tmp_path / "bundled"
     folder.mkdir()
-    tiny_training.write_tiny_mini(folder / "mini.safetensors")
+    shutil.copy(tiny, folder / "mini.safetensors")
     if (files.BUNDLED / "examples").is_dir():
         shutil.copytree(files.BUNDLED / "examples", folder / "examples")
     monkeypatch.setattr(files, "BUNDLED", folder)

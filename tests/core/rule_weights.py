@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_files import GOLDEN, META
+from golden_files import GOLDEN
 from PIL import Image
 from torch import Tensor
 
-from upfusion_core.config import TextConfig, UpSRTConfig
+from upfusion_core.config import ModelConfig, TextConfig, UpSRTConfig, to_dict
+from upfusion_core.models.checkpoint import build_networks, network_weights
 from upfusion_core.models.stable_diffusion import TEXT_PREFIX, build_text_encoder, text_names
 from upfusion_core.models.upsrt import UpSRT
 
@@ -89,33 +90,6 @@ def text_shapes(**sizes: Any) -> Shapes:  # noqa: ANN401 - fields of the configu
     return {name: tuple(state[own].shape) for own, name in text_names(state).items()}
 
 
-def small_config() -> dict[str, Any]:
-    """A configuration whose parts fit each other: the golden networks, UpSRT reading the golden DINO's 48 numbers."""
-    golden = META
-    dino_names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "init_values", "layer")
-    upsrt_names = ("transformer_dim", "num_heads", "ff_dim", "encoder_layers", "decoder_layers")
-    upsrt = {name: golden["upsrt"][name] for name in (*upsrt_names, "patches", "num_freqs", "start_freq")}
-    diffusion = ("model_channels", "channel_mult", "num_res_blocks", "num_heads", "context_dim", "hint_channels")
-    return {
-        "image_size": 64,
-        "dino": {name: golden["dino"][name] for name in dino_names},
-        "upsrt": upsrt | {"image_feature_dim": golden["dino"]["embed_dim"]},
-        "diffusion": {name: golden["diffusion"][name] for name in diffusion},
-        "vae": dict(golden["vae"]),
-        "text": {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 192},
-    }
-
-
-def small_shapes() -> dict[str, Shapes]:
-    """Manifests of the small folder's files, by file name."""
-    config = small_config()
-    return {
-        "upsrt.pt": upsrt_shapes(**config["upsrt"]),
-        "upfusion2d.pt": golden_shapes("diffusion") | golden_shapes("vae") | text_shapes(**config["text"]),
-        "dinov2_vitb14_pretrain.pth": golden_shapes("dino"),
-    }
-
-
 def full_shapes() -> dict[str, Shapes]:
     """Manifests of the released files, by file name: 1.6 thousand million numbers."""
     return {
@@ -125,13 +99,18 @@ def full_shapes() -> dict[str, Shapes]:
     }
 
 
-def write_small_folder(path: Path | str) -> Path:
-    """Writes a small, consistent folder in the released layout, with its config.json (30 MB, under a second)."""
-    folder = Path(path)
+def write_folder(path: Path | str, config: ModelConfig) -> Path:
+    """Writes a folder of these sizes in the released layout, with its config.json and a text encoder."""
+    folder, dino = Path(path), config.dino
     folder.mkdir(parents=True, exist_ok=True)
-    for name, shapes in small_shapes().items():
-        _save(folder / name, rule_state_dict(shapes))
-    (folder / "config.json").write_text(json.dumps(small_config(), indent=2))
+    weights = network_weights(config, build_networks(config, "meta")).items()
+    shapes = {name: tuple(value.shape) for name, value in weights} | text_shapes(**to_dict(config.text))
+    _save(folder / "upsrt.pt", rule_state_dict(shapes, "upsrt."))
+    latent = {name: shape for name, shape in shapes.items() if not name.startswith(("upsrt.", "dino."))}
+    _save(folder / "upfusion2d.pt", rule_state_dict(latent))
+    whole = dino_shapes(dino.embed_dim, dino.depth, dino.patch_size, dino.img_size)
+    _save(folder / "dinov2_vitb14_pretrain.pth", rule_state_dict(whole))
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
     return folder
 
 

@@ -15,6 +15,8 @@ from tiny_training import TinySource, tiny_config
 from upfusion_core.models.checkpoint import open_checkpoint
 from upfusion_core.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("rough")
+
 
 def script(name: str) -> ModuleType:
     return documented_programs.loaded(Path(__file__).resolve().parents[2] / "benchmarks" / f"{name}.py")

@@ -15,15 +15,13 @@ import pytest
 import trimesh
 from documented_programs import ROOT, loaded, run
 from PIL import Image, ImageDraw
-from tiny_training import DRAFT, FIELD, QUICK_SEARCH
+from tiny_training import DRAFT, FIELD
 
 from upfusion_core import DistillConfig, RadianceField, convert, orbit_cameras
 from upfusion_core.cli import datasets as training
 from upfusion_core.cli import reconstruct
 from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import TrainConfig
-from upfusion_core.evaluation import alignment
-from upfusion_core.surface import extract
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "upfusion_core/bundled/MODEL_CARD.md")]
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").glob("*.md"))]
@@ -55,7 +53,7 @@ def folder(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(rough: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every preset becomes one of few steps and a small field; meshes and data become small too."""
 
     def small(cls: type[DistillConfig], preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
@@ -73,8 +71,6 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DistillConfig, "named", classmethod(small))
     monkeypatch.setattr(RadianceField, "extract_mesh", small_mesh)
     for module, name, value in (
-        (extract, "SEARCH_RESOLUTION", 24), (extract, "LEVEL_RESOLUTION", 16), (extract, "CAMERAS", 2),
-        (extract, "PICTURE_SIZE", 16), (extract, "RAY_SAMPLES", 16), (alignment, "SEARCH", QUICK_SEARCH),
         (reconstruct, "SHEET_SIZE", 32), (reconstruct, "DEMO_TURNTABLE_SIZE", 16), (training, "PROCEDURAL_POOL", 8),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import FIELD, write_tiny_mini
+from tiny_training import FIELD
 
 from upfusion_core import DistillConfig, NovelViews, RadianceField, UpFusion, example_views, orbit_cameras
 from upfusion_core.config import DraftSchedule, FastSchedule, FitConfig, RaySampling, ReferenceSchedule
@@ -44,8 +44,8 @@ def assert_finite(model: UpFusion, config: DistillConfig) -> RadianceField:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
-def test_bfloat16_for_3000_iterations(preset: str, tmp_path: Path) -> None:
-    model = UpFusion.load(write_tiny_mini(tmp_path / "tiny.safetensors"), device="cpu", dtype=torch.bfloat16)
+def test_bfloat16_for_3000_iterations(preset: str, tiny: Path) -> None:
+    model = UpFusion.load(tiny, device="cpu", dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
     field = assert_finite(model, configuration(preset))
     assert {value.dtype for value in field.state_dict().values() if value.is_floating_point()} == {torch.float32}

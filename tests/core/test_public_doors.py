@@ -29,6 +29,8 @@ from upfusion_core.config import FieldConfig, GridConfig, RaySampling
 from upfusion_core.geometry import camera_rays, reference_plucker
 from upfusion_core.geometry.cameras import reference_camera
 
+pytestmark = pytest.mark.usefixtures("rough")
+
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 FIELD = RadianceField(TINY, generator=torch.Generator().manual_seed(3)).requires_grad_(False)
 FEW = RaySampling(uniform=4, importance=4)

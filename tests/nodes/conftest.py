@@ -20,6 +20,8 @@ from documented_programs import ROOT
 from documented_programs import loaded as script
 from small_models import COLOR, Loaded, Pack, PlainMesh, Run, quarter_model, round_field, write_merged
 
+LOOKS = ("surface.extract", "field.rendering")
+
 
 @pytest.fixture(scope="session")
 def comfyui() -> str:
@@ -47,8 +49,15 @@ def reference(comfyui: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def node_classes(reference: ModuleType) -> dict[str, Any]:
-    """All nodes of the pack by id; it is imported by its folder, and listed by its entry point, as in ComfyUI."""
-    return reference.load_nodes()
+    """All nodes of the pack by id; it is imported by its folder, and listed by its entry point, as in ComfyUI.
+
+    A rough look at surfaces, their levels and empty space is enough.
+    """
+    nodes = reference.load_nodes()
+    extract, rendering = (importlib.import_module(f"upfusion_pack.upfusion_core.{name}") for name in LOOKS)
+    extract.SEARCH_RESOLUTION, extract.LEVEL_RESOLUTION, extract.CAMERAS = 24, 16, 2
+    extract.PICTURE_SIZE, extract.RAY_SAMPLES, rendering.RENDERED_CELLS = 16, 16, 16
+    return nodes
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +120,19 @@ def lines(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     shown: list[str] = []
     monkeypatch.setattr(pack("nodes.host"), "send_line", shown.append)
     return shown
+
+
+@pytest.fixture
+def shown(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The pictures that nodes show, instead of files in ComfyUI's temporary folder."""
+    pictures: list[torch.Tensor] = []
+
+    def preview(image: torch.Tensor, cls: object = None) -> SimpleNamespace:
+        pictures.append(image)
+        return SimpleNamespace(as_dict=lambda: {"images": ["a file"]})
+
+    monkeypatch.setattr(pack("nodes.views"), "ui", SimpleNamespace(PreviewImage=preview))
+    return pictures
 
 
 @pytest.fixture

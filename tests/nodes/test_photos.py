@@ -10,13 +10,11 @@ import torch
 from PIL import Image, ImageFilter
 from small_models import Pack, Run, refused
 
-pytestmark = pytest.mark.usefixtures("lines")
+pytestmark = pytest.mark.usefixtures("lines", "shown")
 
 
 @pytest.fixture(autouse=True)
 def _quiet(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
-    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
     for name in ("progress_hook", "check_interrupted"):
         monkeypatch.setattr(pack("nodes.host"), name, lambda *_: lambda *_: None)
 

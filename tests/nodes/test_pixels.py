@@ -12,16 +12,8 @@ from PIL import Image
 from small_models import Pack, Run, refused
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("types", "shown", "lines")
 SIZE = 96
-
-
-@pytest.fixture(autouse=True)
-def _quiet(pack: Pack, types: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("views", "field", "pixels"):
-        monkeypatch.setattr(pack(f"nodes.{name}"), "progress_hook", lambda _: lambda *_: None, raising=False)
-    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
-    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
-    monkeypatch.setattr(pack("nodes.host"), "send_line", lambda text: None)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +33,14 @@ def photos(ball: nn.Module, cameras: Any, core: ModuleType) -> tuple[Tensor, Ten
 def views(run_node: Run, photos: tuple[Tensor, Tensor]) -> Any:
     images, masks = photos
     return run_node("UpFusionPrepareViews", images={"image0": images}, masks={"mask0": masks}, margin=1.5)[2]
+
+
+def test_photos_whose_cameras_are_not_sure_are_left_out(pack: Pack, views: Any, cameras: Any, core: ModuleType) -> None:
+    sure = torch.tensor([True, False, True])
+    found = pack("nodes.sockets").FoundCameras.of(core.PhotoCameras(cameras, sure, sure.float()))
+    assert pack("nodes.pixels").photo_cameras(views, found).accepted.tolist() == sure.tolist()
+    assert pack("nodes.field").trusted_cameras(cameras).accepted.tolist() == [True] * 3
+    assert len(core.Cameras.concatenate([found[1], cameras])) == 4
 
 
 def test_cameras_of_a_file_become_those_of_the_squares(
@@ -131,7 +131,7 @@ def test_a_field_of_views_and_a_data_set(
     assert len(views.rgb) == 3
     assert options["generator"].initial_seed() == 3
 
-    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
+    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32, threshold=12.0)
     extras = {"masks": masks, "mesh": mesh, "placement": placement}
     (folder,) = run_node("UpFusionSaveDataset", images=images, cameras=cameras, format="colmap", **extras)
     names = ["view_001.png", "view_002.png", "view_003.png"]

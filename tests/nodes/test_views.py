@@ -7,27 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import Pack, Run, refused
+from small_models import Run, refused
 from torch import Tensor
 
 from upfusion_core import prepare_views
 
-pytestmark = pytest.mark.usefixtures("lines")
+pytestmark = pytest.mark.usefixtures("lines", "shown")
 PREPARE, EXAMPLE = "UpFusionPrepareViews", "UpFusionExampleViews"
 SMALL, WIDE = (64, 64, (16, 48, 16, 48)), (60, 80, (20, 40, 30, 50))
-
-
-@pytest.fixture(autouse=True)
-def shown(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The pictures that nodes show, instead of files in ComfyUI's temporary folder."""
-    pictures: list[Tensor] = []
-
-    def preview(image: Tensor, cls: object = None) -> SimpleNamespace:
-        pictures.append(image)
-        return SimpleNamespace(as_dict=lambda: {"images": ["a file"]})
-
-    monkeypatch.setattr(pack("nodes.views"), "ui", SimpleNamespace(PreviewImage=preview))
-    return pictures
 
 
 def square(height: int, width: int, box: tuple[int, int, int, int], alpha: bool = False) -> tuple[Tensor, Tensor]:

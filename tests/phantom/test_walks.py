@@ -10,7 +10,7 @@ import pytest
 import torch
 from phantom_cuda import State
 from rule_weights import write_photos
-from tiny_training import DRAFT, FIELD, FIT, TinySource, tiny_config, write_tiny_mini
+from tiny_training import DRAFT, FIELD, FIT, TinySource, tiny_config
 from torch import Tensor
 
 from upfusion_core import DistillConfig, RadianceField, UpFusion, orbit_cameras, prepare_views
@@ -34,11 +34,6 @@ DISTILL, MESH, FIT_STEP, FIT_LAUNCHES, TRAINING_STEP = 2000, 40, 2, 560, 110
 SEARCH = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), samples=8, sweeps=3, refinements=2)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_mini(tmp_path_factory.mktemp("phantom") / "tiny.safetensors")
-
-
 @pytest.fixture(params=["cuda", "mps"])
 def state(request: pytest.FixtureRequest) -> Iterator[State]:
     with phantom_cuda.phantom(request.param) as state:
@@ -55,13 +50,13 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
-def test_from_photos_to_views(weights: Path, tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+def test_from_photos_to_views(tiny: Path, tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
     views = prepare_views(write_photos(tmp_path, count=2, size=32))
-    here = UpFusion.load(weights, device="cpu", dtype=torch.float32)
+    here = UpFusion.load(tiny, device="cpu", dtype=torch.float32)
     cameras, exact = orbit_cameras([0.0, 120.0]), dtype == torch.float32
     wanted = here.predict(here.encode(views), cameras, 16)
     with phantom_cuda.phantom(kind) as state:
-        model = UpFusion.load(weights, dtype=dtype)
+        model = UpFusion.load(tiny, dtype=dtype)
         assert model.device == state.device
         with state.at_most(ENCODE):
             scene = model.encode(views)
@@ -87,7 +82,7 @@ def test_from_photos_to_views(weights: Path, tmp_path: Path, kind: str, dtype: t
     [(preset, "cuda", dtype) for preset in PRESETS for dtype in (torch.float32, torch.float16)]
     + [("fast", "mps", torch.float16)],
 )
-def test_from_a_scene_to_a_field(weights: Path, tmp_path: Path, preset: str, kind: str, dtype: torch.dtype) -> None:
+def test_from_a_scene_to_a_field(tiny: Path, tmp_path: Path, preset: str, kind: str, dtype: torch.dtype) -> None:
     config = DistillConfig.named(preset, schedule=PRESETS[preset], field=FIELD, checkpoint_every=1)
 
     def stop(step: int, total: int, preview: Any) -> None:  # noqa: ANN401
@@ -96,7 +91,7 @@ def test_from_a_scene_to_a_field(weights: Path, tmp_path: Path, preset: str, kin
             raise KeyboardInterrupt
 
     with phantom_cuda.phantom(kind) as state:
-        model = UpFusion.load(weights, dtype=dtype)
+        model = UpFusion.load(tiny, dtype=dtype)
         scene = model.encode(prepare_views(write_photos(tmp_path, count=1, size=32)))
         with state.at_most(DISTILL), pytest.raises(KeyboardInterrupt):
             model.distill(scene, config, on_step=stop, checkpoint=tmp_path / "state")

@@ -29,8 +29,8 @@ def spread(
 ) -> Generator[tuple[int, Any], None, None]:
     """Places of tasks, with their results as they come; of a task whose workers were lost thrice, an OutputError.
 
-    `make` gives the work, once a worker; it and tasks are pickled, and what it raises is raised here. A worker has a
-    GPU of its own, if there are any and `device` is not "cpu". `tell` is called each second with the tasks in work.
+    `make` gives the work, once a worker; it and the tasks are pickled, and what it raises is raised here. A worker has
+    a GPU of its own, if there are any and `device` is not "cpu". `tell` is called each second with the tasks in work.
     """
     kind: Any = {"local": _Process, "ray": _Actor}[how.engine]
     places = kind.places(device != "cpu", how.cpus)

@@ -31,10 +31,10 @@ PACKED = ("pack", "procedural", "--objects", 5, "--views", 4, "--size", 16, "--s
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick(tiny_upfusion: UpFusion) -> Iterator[None]:
+def _quick(model: UpFusion, rough: None) -> Iterator[None]:
     """One model for all tests, and no plots, which take longer than such small evaluations."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(UpFusion, "load", lambda *arguments, **keywords: tiny_upfusion)
+        patched.setattr(UpFusion, "load", lambda *arguments, **keywords: model)
         patched.setattr(report_module, "plot_results", lambda results, folder: {})
         yield
 

@@ -29,7 +29,7 @@ SMALL = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
+def _small(rough: None) -> Iterator[None]:
     """What the command line asks for, but with few and small pictures and a small field."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(reconstruct, "distill_config", small_distillation(distill_config))

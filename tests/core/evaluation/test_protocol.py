@@ -15,14 +15,14 @@ import torch
 import trimesh
 from PIL import Image
 from refusals import refused
-from tiny_training import DRAFT, FIELD, QUICK_SEARCH
+from tiny_training import DRAFT, FIELD
 from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.config import EVALUATION_STAGES as STAGES
 from upfusion_core.config import DistillConfig, EvaluationConfig
 from upfusion_core.data.meshes import mesh_folder
-from upfusion_core.evaluation import alignment, protocol
+from upfusion_core.evaluation import protocol
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, neighbors
 from upfusion_core.evaluation.report import Evaluator
@@ -30,11 +30,6 @@ from upfusion_core.procedural import ProceduralObjects
 
 DISTILL = DistillConfig(schedule=DRAFT, field=FIELD)
 BASELINES = EvaluationConfig(photos=(1, 3), views=2, stages=("white", "nearest"), seed=5)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_upfusion: UpFusion) -> UpFusion:
-    return tiny_upfusion
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +50,7 @@ def everything(model: UpFusion, dataset: ProceduralObjects, tmp_path_factory: py
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _without_plots() -> Iterator[None]:
+def _without_plots(rough: None) -> Iterator[None]:
     """They take longer than such small evaluations, and test_report draws some."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_module, "plot_results", lambda results, writing: None)
@@ -215,8 +210,7 @@ def test_without_matplotlib_plots_are_left_out(
     assert (tmp_path / "report.md").is_file()
 
 
-def test_frames_are_found_in_3d(model: UpFusion, dataset: ProceduralObjects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "SEARCH", QUICK_SEARCH)
+def test_frames_are_found_in_3d(model: UpFusion, dataset: ProceduralObjects) -> None:
     config = EvaluationConfig(photos=(1,), views=1, stages=("field",), steps=1, distill=DISTILL, mesh_samples=500)
     item = dataclasses.replace(draw_object(dataset, 0, config), mesh=None)
     steps = []

@@ -68,7 +68,7 @@ def test_gradients_of_table_and_positions(indexing: str) -> None:
     table = _table(config, torch.float64).requires_grad_()
     points = torch.rand(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda p, t: encode_grid(p, t, config), (points, table))
-    assert torch.autograd.gradgradcheck(lambda p, t: encode_grid(p, t, config), (points, table))
+    assert torch.autograd.gradgradcheck(lambda p, t: encode_grid(p, t, config), (points, table), fast_mode=True)
 
 
 def test_the_start_is_small_and_follows_the_generator() -> None:

@@ -7,7 +7,6 @@ import torch
 from golden_files import worst
 from refusals import denied, refused, unfit
 from safetensors import safe_open
-from tiny_training import write_tiny_mini
 
 from upfusion_core import convert
 from upfusion_core.models.checkpoint import load_text_encoder, open_checkpoint
@@ -28,7 +27,7 @@ def test_a_merged_file_is_plain_safetensors(merged: Path, small_weights: Path) -
         assert file.get_tensor("model.diffusion_model.out.2.bias").dtype == torch.float16
     original = open_checkpoint(small_weights)
     assert names == {*original.weights, "text_embeddings.default", "text_embeddings.empty"}
-    assert config["image_size"] == 64
+    assert config["image_size"] == 16
     encoder = load_text_encoder(original)
     for stored, prompt in zip(open_checkpoint(merged).text_embeddings, (DEFAULT_PROMPT, ""), strict=True):
         assert worst(stored, encode_tokens(encoder, tokenize(prompt))[0]) < 1e-6
@@ -51,20 +50,19 @@ def test_there_and_back(merged: Path, small_weights: Path, tmp_path: Path, dtype
             assert ((back.weights[name].float() - value).abs() <= tolerance * value.abs() + 1e-7).all()
 
 
-def test_merged_to_merged_and_cancelling(small_weights: Path, tmp_path: Path) -> None:
+def test_merged_to_merged_and_cancelling(small_weights: Path, tiny: Path, tmp_path: Path) -> None:
     convert(small_weights, tmp_path / "model.safetensors")
     convert(tmp_path / "model.safetensors", tmp_path / "back")
     back, original = open_checkpoint(tmp_path / "back"), open_checkpoint(small_weights)
     assert all(torch.equal(back.weights[name], value) for name, value in original.weights.items())
-    merged = write_tiny_mini(tmp_path / "tiny.safetensors")
-    convert(merged, tmp_path / "again.safetensors", dtype=torch.bfloat16)
+    convert(tiny, tmp_path / "again.safetensors", dtype=torch.bfloat16)
     again = open_checkpoint(tmp_path / "again.safetensors")
     assert again.weights["upsrt.linear_scene.weight"].dtype == torch.bfloat16
-    assert worst(again.text_embeddings[0], open_checkpoint(merged).text_embeddings[0]) == 0
+    assert worst(again.text_embeddings[0], open_checkpoint(tiny).text_embeddings[0]) == 0
     for target in (tmp_path / "a" / "cancelled.safetensors", tmp_path / "b"):
         cancel = Mock(side_effect=[None] * 99 + [KeyboardInterrupt])
         with pytest.raises(KeyboardInterrupt):
-            convert(merged, target, dtype=torch.float16, on_step=cancel)
+            convert(tiny, target, dtype=torch.float16, on_step=cancel)
     assert not [path for part in "ab" for path in (tmp_path / part).rglob("*") if path.name != "upsrt.pt"]
 
 

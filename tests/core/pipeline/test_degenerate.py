@@ -12,6 +12,8 @@ from upfusion_core import DistillConfig, MeshAsset, RadianceField, UpFusion, orb
 from upfusion_core.config import RaySampling
 from upfusion_core.field.fitting import FieldFitter
 
+pytestmark = pytest.mark.usefixtures("rough")
+
 SIDE = 32
 FIELD = dataclasses.replace(tiny_training.FIELD, blob_sigma=0.2)
 FIT = dataclasses.replace(tiny_training.FIT, iterations=20, rays=128, sampling=RaySampling(24, 0))
@@ -26,14 +28,14 @@ def picture(kind: str) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("disc", 6), ("wire", 1), ("full", 1)])
-def test_from_photos_to_a_field_or_a_reason(tiny_upfusion: UpFusion, kind: str, count: int) -> None:
+def test_from_photos_to_a_field_or_a_reason(model: UpFusion, kind: str, count: int) -> None:
     views = prepare_views([picture(kind)] * count, size=tiny_training.SIZE)
-    scene = tiny_upfusion.encode(views)
+    scene = model.encode(views)
     assert_finite(scene.tokens)
-    assert_finite(tiny_upfusion.predict(scene, orbit_cameras([0, 180]), 8))
+    assert_finite(model.predict(scene, orbit_cameras([0, 180]), 8))
     text = (torch.zeros(77, tiny_training.WIDTH),) * 2
     config = DistillConfig(schedule=tiny_training.DRAFT, field=FIELD)
-    field = tiny_upfusion.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
+    field = model.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
     assert_finite(field)
     assert_finite(field.render(orbit_cameras([0, 90]), 8).rgb)
 

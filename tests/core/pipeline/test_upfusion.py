@@ -168,7 +168,7 @@ def test_models_without_weights_or_text(model: UpFusion) -> None:
     assert float(conditional.abs().max()) == 0
     unfit("take no prompt", silent.text_embeddings, "a red mug")
     empty = UpFusion(model.config)
-    assert empty.text_embeddings()[0].shape == (77, 48)
+    assert empty.text_embeddings()[0].shape == (77, 32)
     before = empty.model_id
     with torch.no_grad():
         empty.vae.quant_conv.bias += 1
@@ -191,7 +191,7 @@ def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: l
     refused(r"dtype must be torch\.float32", UpFusion.load, small_weights, dtype="float32")
     model.upsrt.ray_decoder.rgb_mlp[4].bias = torch.nn.Parameter(torch.full((3,), float("nan")))
     refused("predicted views", model.predict, scene, orbit_cameras(0.0))
-    model.upsrt.linear_scene.bias = torch.nn.Parameter(torch.full((48,), float("nan")))
+    model.upsrt.linear_scene.bias = torch.nn.Parameter(torch.full((32,), float("nan")))
     refused("set latents", model.encode, views)
 
 

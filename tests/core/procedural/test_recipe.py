@@ -1,4 +1,4 @@
-"""Objects from seeds: the same for ever, splits apart, within the frame, as varied as promised."""
+"""Objects from seeds: the same for ever, and so as varied as they were made; splits apart, parts held out."""
 
 import hashlib
 import itertools
@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import SPLITS, VERSIONS, Objects, draw_objects, render_views, signed_distance
 from upfusion_core.procedural.render import DOTS
-from upfusion_core.procedural.shapes import HANDLE, HELD_OUT_PATTERN, HELD_OUT_ROLES, LEG, SPOUT, framed
+from upfusion_core.procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES, LEG, SPOUT, framed
 
 GOLDEN = Path(__file__).parent / "procedural_golden.json"
 GOLDEN_OBJECTS = 64
@@ -110,39 +110,6 @@ def test_held_out_objects_have_it(version: int) -> None:
     assert not both[1::2].any()
     assert not dotted[0::2].any()
     assert (HELD_OUT_ROLES, HELD_OUT_PATTERN) == (("spout", "leg"), "dots")
-
-
-def test_objects_are_as_promised_and_varied() -> None:
-    objects, _ = draw_objects("test", range(200))
-    assert objects.present.sum(1).min() >= 3
-    assert have(objects, HANDLE, SPOUT, LEG).float().mean() >= 0.3
-    objects, _ = draw_objects("train", range(2000))
-    counts = torch.bincount(objects.present.sum(1), minlength=8)
-    assert counts[0] == 0
-    assert (counts[1:] > 20).all()
-    present = objects.present
-    drawn = (objects.first.kind, objects.joint, objects.role, objects.coats.pattern[..., 0])
-    for values, many in zip(drawn, (4, 4, 6, 6), strict=True):
-        assert values[present].unique().tolist() == list(range(many))
-    assert (objects.label[present][:, 1] > 0).float().mean() > 0.03
-    assert (objects.light.direction.norm(dim=-1) - 1).abs().max() < 1e-5
-    assert (objects.light.direction[:, 1] > 0.3).all()
-    assert objects.coats.colors.min() >= 0
-    assert objects.coats.colors.max() <= 1
-
-
-@pytest.mark.parametrize("split", sorted(SPLITS))
-def test_objects_fill_the_frame_and_no_more(split: str) -> None:
-    """By their signed distances on a coarse grid: nothing beyond radius 0.2, largest extent at least 0.26."""
-    objects, _ = draw_objects(split, range(12))
-    axis = torch.linspace(-0.24, 0.24, 41)
-    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    distance = signed_distance(objects, grid.expand(12, -1, -1))
-    assert (distance[:, grid.norm(dim=-1) > 0.2] > 0).all()
-    sides = normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    for one in distance:
-        along = grid[one < 0.006] @ sides.T  # half a cell of slack finds thin parts
-        assert (along.amax(0) - along.amin(0)).max() > 0.26 + 0.012
 
 
 def test_fewer_parts_keep_the_first_and_fill_the_frame() -> None:

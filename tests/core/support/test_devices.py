@@ -133,11 +133,6 @@ def test_rendering_and_meshes() -> None:
 
 
 @pytest.fixture
-def model(tiny_upfusion: UpFusion) -> UpFusion:
-    return tiny_upfusion
-
-
-@pytest.fixture
 def scene(model: UpFusion) -> SceneEncoding:
     rgb = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return model.encode(InputViews(rgb, torch.ones(3, 1, 16, 16), torch.full((3, 2), 4.5)))
