@@ -71,11 +71,14 @@ async function run(page) {
     await page.waitForTimeout(2000);
     for (const file of files) report.loaded.push(await page.evaluate(load, JSON.parse(fs.readFileSync(file, 'utf8'))));
     if (Number(seconds) > 0 && !report.loaded.at(-1).missing.length) {
-      await page.evaluate(() => { app.canvas.pause_rendering = true; }); // without a GPU drawing takes a core
+      // without a GPU drawing takes a core; an app's canvas is hidden and never drawn
+      const paused = await page.evaluate(() => { const before = app.canvas.pause_rendering; app.canvas.pause_rendering = true; return before; });
       Object.assign(report, await run(page));
-      await page.evaluate(() => { app.canvas.pause_rendering = false; });
+      await page.evaluate((before) => { app.canvas.pause_rendering = before; }, paused);
     }
-    await page.evaluate(() => app.extensionManager.command.execute('Comfy.Canvas.FitView'));
+    if (!JSON.parse(fs.readFileSync(files.at(-1), 'utf8')).extra?.linearMode) {
+      await page.evaluate(() => app.extensionManager.command.execute('Comfy.Canvas.FitView'));
+    }
     await page.waitForTimeout(3000); // pictures and viewers arrive
     await page.screenshot({ path: picture });
   } finally {
