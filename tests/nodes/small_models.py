@@ -14,7 +14,7 @@ from rule_weights import rule_tensor
 from safetensors.torch import save_file
 from torch import Tensor
 
-from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig
+from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TextConfig, UpSRTConfig, VaeConfig
 from upfusion_core.models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, build_networks
 from upfusion_core.models.checkpoint import network_weights as weights_of
 
@@ -37,6 +37,7 @@ def quarter_model() -> ModelConfig:
         upsrt=UpSRTConfig(**upsrt),
         diffusion=DiffusionConfig(**diffusion),
         vae=VaeConfig(ch=32, ch_mult=(1, 2, 2), num_res_blocks=1),
+        text=TextConfig(hidden_size=WIDTH, num_attention_heads=4, num_hidden_layers=2, intermediate_size=192),
     )
 
 

@@ -101,9 +101,8 @@ def test_predict_with_known_cameras(photos: list[Path], tiny: Path, model: UpFus
         for photo, pose in zip(photos, poses, strict=False)
     ]
     (tmp_path / "cameras.json").write_text(json.dumps(rows))
-    first = tmp_path / "first"
-    told = ("--count", 2, "--size", 16, "--photo-elevation", 35, "--photo-cameras", tmp_path / "cameras.json")
-    done("predict", *photos[:2], "-m", tiny, "-o", first, *told)
+    first, told = tmp_path / "first", ("--count", 2, "--size", 16, "--photo-elevation", 35)
+    done("predict", *photos[:2], "-m", tiny, "-o", first, *told, "--photo-cameras", tmp_path / "cameras.json")
     stored = json.loads((first / "photo_cameras.json").read_text())["photos"]
     assert [(entry["status"], entry["focal"]) for entry in stored] == [("reference", [3, 3]), ("given", [3, 3])]
     scene = model.encode(prepare_views(photos[:2], size=16), 35.0)  # at 4.5 / 3 times the distance it looks alike
