@@ -15,8 +15,6 @@ from tiny_training import TinySource, tiny_config
 from upfusion_core.models.checkpoint import open_checkpoint
 from upfusion_core.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("rough")
-
 
 def script(name: str) -> ModuleType:
     return documented_programs.loaded(Path(__file__).resolve().parents[2] / "benchmarks" / f"{name}.py")
@@ -44,7 +42,7 @@ def report(data: str = "procedural") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_run_becomes_the_bundled_file_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_becomes_the_bundled_file_and_card(rough: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("encoder", steps=3)
     trained = train(config, TinySource(), TinySource(fixed=True), tmp_path / "encoder", device="cpu")
     evaluation = tmp_path / "report of tests"

@@ -20,8 +20,6 @@ from documented_programs import ROOT
 from documented_programs import loaded as script
 from small_models import COLOR, Loaded, Pack, PlainMesh, Run, quarter_model, round_field, write_merged
 
-LOOKS = ("surface.extract", "field.rendering")
-
 
 @pytest.fixture(scope="session")
 def comfyui() -> str:
@@ -49,12 +47,10 @@ def reference(comfyui: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def node_classes(reference: ModuleType) -> dict[str, Any]:
-    """All nodes of the pack by id; it is imported by its folder, and listed by its entry point, as in ComfyUI.
-
-    A rough look at surfaces, their levels and empty space is enough.
-    """
-    nodes = reference.load_nodes()
-    extract, rendering = (importlib.import_module(f"upfusion_pack.upfusion_core.{name}") for name in LOOKS)
+    """All nodes of the pack by id; it is imported by its folder, and listed by its entry point, as in ComfyUI."""
+    nodes = reference.load_nodes()  # for which a rough look at surfaces, their levels and empty space is enough
+    extract = importlib.import_module("upfusion_pack.upfusion_core.surface.extract")
+    rendering = importlib.import_module("upfusion_pack.upfusion_core.field.rendering")
     extract.SEARCH_RESOLUTION, extract.LEVEL_RESOLUTION, extract.CAMERAS = 24, 16, 2
     extract.PICTURE_SIZE, extract.RAY_SAMPLES, rendering.RENDERED_CELLS = 16, 16, 16
     return nodes
