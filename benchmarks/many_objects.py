@@ -127,7 +127,7 @@ def long_list(folder: Path, browser: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=("workers", "object", "list", "paper"), default=["workers"])
-    parser.add_argument("--objects", type=int, default=8, help="how many for --parts workers")
+    parser.add_argument("--objects", type=int, default=4, help="how many for --parts workers; half a minute each")
     parser.add_argument("--ray", action="store_true", help="ray, too")
     parser.add_argument("--browser", help="a Chromium, which draws the gallery")
     parser.add_argument("--speed", type=float, default=990.0, help="TFLOP/s that the maker of the GPU names")

@@ -142,6 +142,8 @@ def go(out: Path) -> None:
             while watch.rendered() < least:
                 watch(f"{name}: waiting for {least:,} objects")
                 time.sleep(1)
+            for partial in folder.glob(".*.partial*"):  # of a state that was being saved when all was killed
+                partial.unlink()
             resume = (folder / STATE_NAME).exists()
             if resume:  # as it was begun, whatever the code has become, and the processor
                 state = torch.load(folder / STATE_NAME, weights_only=True, mmap=True)
