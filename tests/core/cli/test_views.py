@@ -75,18 +75,17 @@ def test_a_folder_and_a_film_give_sharp_pictures(tiny: Path, tmp_path: Path, mon
         frames.append((number, torch.from_numpy(np.array(picture)).movedim(-1, 0)))
         Image.fromarray(255 * np.tri(64, k=-20, dtype=np.uint8)).save(photo.with_name(f"{photo.stem}_mask.png"))
     said = done("predict", jobs, "-o", tmp_path / "out", *told)
-    assert "8 of 8 pictures taken" in said
     assert "Photo 4 is for cameras, fit and texture only: blurred" in said
     record = read_run(tmp_path / "out")
-    taken, left_out = list(record["choice"]), record["left_out"]
+    taken, left_out = [str(jobs / f"{number:03d}.png") for number in range(1, 9)], record["left_out"]
     assert left_out["4"].startswith("blurred")
     masks = [name.replace(".png", "_mask.png") for name in taken]
     assert (record["sources"]["photos"], record["sources"]["masks"]) == (taken, masks)
-    assert pixels(tmp_path / "out/choice.png").shape == (384, 384, 3)
     decoded = lambda film, wanted, *_: (one for one in frames if wanted is None or one[0] in wanted)  # noqa: E731
     monkeypatch.setattr("upfusion_core.pipeline.frames.film_frames", decoded)
     monkeypatch.setattr("upfusion_core.cli.inputs.film_frames", decoded)
     assert "6 of 8 pictures taken" in done("predict", tmp_path / "a.MOV", "-o", tmp_path / "film", *told)
+    assert pixels(tmp_path / "film/choice.png").shape == (384, 384, 3)
     files = [str(tmp_path / f"film-frames/{number:06d}.png") for number in range(8) if str(number + 1) not in left_out]
     assert read_run(tmp_path / "film")["sources"]["photos"] == files
     assert "finished already" in done("predict", "-o", tmp_path / "film", "--resume")
