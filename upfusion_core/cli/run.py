@@ -135,8 +135,8 @@ class Run:
 
     record: Record  # what `run.json` is to hold, from `plan` on
 
-    def __init__(self, folder: Path, command: str, stored: Record | None, replaced: Record | None) -> None:
-        self.folder, self.command, self.stored, self.replaced = folder, command, stored, replaced
+    def __init__(self, folder: Path, command: str, stored: Record | None, replaced: Record | None, shown: str) -> None:
+        self.folder, self.command, self.stored, self.replaced, self.shown = folder, command, stored, replaced, shown
         self.resumed = self._worth_keeping = stored is not None
         self.already_finished = stored is not None and stored.status == "finished"
         self.report: list[str] = []  # lines of the answer, for when the run is on record
@@ -168,7 +168,7 @@ class Run:
     def begin(self, writes: Sequence[str] = ()) -> None:
         """Writes the record; --force now removes the run before. `writes`: files that are not written by `writing`."""
         if self.already_finished:
-            say(f"{self.folder} is finished already; --force would make it anew")
+            say(f"{self.shown} is finished already; --force would make it anew")
         replaced = self.replaced.names if self.replaced else []
         self._spare_inputs(*replaced, *(name for name in writes if name not in self.record.files))
         self._remove(*replaced)
@@ -283,7 +283,7 @@ def open_run(
     again = f"upfusion {command} --resume -o {shown}"
     with locked(folder):
         record = _record(folder, command, resume, force)
-        run = Run(folder, command, record if resume else None, record if force else None)
+        run = Run(folder, command, record if resume else None, record if force else None, address or str(folder))
         try:
             yield run
         except BaseException as error:

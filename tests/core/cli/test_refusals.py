@@ -8,6 +8,7 @@ import torch
 from command_runs import refused
 from PIL import Image
 
+from upfusion_core.cli import inputs
 from upfusion_core.support import files
 
 
@@ -88,6 +89,7 @@ def test_missing_packages_and_models(photos: list[Path], tmp_path: Path, monkeyp
         assert 'pip install "imageio[ffmpeg]"' in refused("views", photos[0], "-o", tmp_path / "out", "--video", "mp4")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(files, "BUNDLED", tmp_path / "nothing")
+    inputs.loaded.cache_clear()  # of another test
     said = refused("views", photos[0], "-o", tmp_path / "out")
     assert "this takes mini, the small model that comes with the package" in said
     assert "bundles no model yet" in said
