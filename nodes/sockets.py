@@ -111,9 +111,8 @@ class FoundCameras(Cameras):
 
     @classmethod
     def of(cls, found: PhotoCameras) -> FoundCameras:
-        made = object.__new__(cls)
-        for name, value in {**vars(found.cameras), "photos": found}.items():
-            object.__setattr__(made, name, value)
+        made = cls(**vars(found.cameras))
+        object.__setattr__(made, "photos", found)
         return made
 
 

@@ -58,7 +58,6 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
         if photos.photo_cameras is not None:
             elevation = 22.5 if isinstance(command, Demo) else command.photo_elevation
             known = load_photo_cameras(photos.photo_cameras, photos.photos, masks, elevation_degrees=elevation)
-
         find: dict[str, Any] = {name: getattr(photos, name) for name in ("remove_background", "any_background")}
         held: dict[int, InputViews] = {}  # of one size at a time: they carry the photos' own pixels
 
@@ -106,9 +105,11 @@ def of_folder_or_film(photos: Photos, output: Path) -> tuple[Photos, list[Looked
     if masks and masks.keys() != {path.stem for path in files}:
         wanted = f"{first} must hold photos, and masks ({MASKED}) of none or of each"
         raise InputError(f"{wanted}, got {len(files)} and {len(masks)}; add or remove some")
-    with bar(f"Looking at {first.name}") as show:
-        looked = choose_pictures(files, MAX_PHOTOS if film else MAX_VIEWS, film, on_progress=partial(show, first.name))
-    kept: Any = [one.source for one in looked if not one.reason]
+    kept, looked, most = list[Any](files), list[Looked](), MAX_PHOTOS if film else MAX_VIEWS
+    if film or len(files) > most:
+        with bar(f"Looking at {first.name}") as show:
+            looked = choose_pictures(files, most, film, on_progress=partial(show, first.name))
+        kept = [one.source for one in looked if not one.reason]
     if film is not None:
         folder = output.absolute().with_name(f"{output.absolute().name}-frames")
         for number, rgb in film_frames(film, kept):

@@ -131,8 +131,7 @@ def choose_pictures(
         if len(frames) > FRAMES:
             frames, stride = frames[::2], 2 * stride
         on_progress(1.0)
-    looked += frames
-    if len(looked) <= count:
+    if len(looked := looked + frames) <= count:
         return looked
     looks, sharp = torch.stack([appearance(one.shown) for one in looked]), torch.tensor([one.sharp for one in looked])
     reasons = spread_choice(looks, sharp, count, in_order=film is not None)
