@@ -2,8 +2,8 @@
 
     python benchmarks/example_views.py [-o upfusion_core/bundled/examples] [--size 128] [--check]
 
-They are the first six of the generator's version 2, none picked: a pen, a ring, a teapot, a tray without a floor, a bowl
-of balls, which is the demo's, and a bent rod. An object's photos 1 to 6 are the first of its fixed views, all clean;
+They are the first six of the generator's version 2, none picked: a pen, a ring, a teapot, a tray without a floor, a
+bowl of balls, which is the demo's, and a bent rod. An object's photos 1 to 6 are the first of its fixed views, clean;
 what is held out are eight views all round it, between photo 1's azimuth and the next eighth of a turn, at photo 1's
 elevation. Pictures and masks are PNGs; photos.json and truth.json beside them list the cameras, as `upfusion views
 --cameras` reads them. The demo's object has its photos at LARGE pixels, too: large_1.png and so on.
