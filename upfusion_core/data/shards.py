@@ -348,8 +348,8 @@ class ShardedViews(StoredViews):
             depth = decoded_array(sample.read(name), (header.size, header.size), name)
             if depth.min() < 0:
                 raise InputError(f"{name} must be at least 0, got {depth.min()}; pack it again")
-            depth = torch.from_numpy(depth.astype(np.float32))
-            return interpolate(depth[None, None], size=(size, size), mode="nearest-exact")[0]
+            depths = torch.from_numpy(depth[None, None].astype(np.float32))
+            return interpolate(depths, size=(size, size), mode="nearest-exact")[0]
 
         def join(chosen: list[int], found: list[tuple[Tensor, Tensor]]) -> PosedViews:
             seen, scale, depth = cameras[torch.tensor(chosen)], 1.0, None
