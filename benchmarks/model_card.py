@@ -51,8 +51,8 @@ comes from the released weights. `upfusion demo` shows what it does, `UpFusion.l
 LIMITS = """\
 ## What it cannot do
 
-- It has seen only procedural objects on white: textured solids, chunky, long, flat and hollow, in soft light, cut out as
-  people cut them out, by lenses of focal length 2.5 to 6, elevations from -7.5 to 52.5 degrees. Real photos are not
+- It has seen only procedural objects on white: textured solids, chunky, long, flat and hollow, in soft light, cut out
+  as people do it, by lenses of focal length 2.5 to 6, elevations from -7.5 to 52.5 degrees. Real photos are not
   among them: on the scans its figures are lower, and photos with a background are worse still.
 - Its pictures have {size} x {size} pixels. Thin parts, small patterns and letters are below that.
 - It takes no prompt: it holds the embeddings of the two that it was trained with, which say nothing.
