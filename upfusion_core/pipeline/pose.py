@@ -82,14 +82,13 @@ def _answer(
     elevation = torch.tensor(search.elevations_degrees, dtype=torch.float32)[drawn[0]]
     azimuth = torch.tensor(search.azimuths_degrees, dtype=torch.float32)[drawn[1]]
     # how often an answer was drawn tells less than how well it fits once it is refined
-    drawn_once = torch.unique(torch.stack([azimuth, elevation], dim=-1), dim=1).transpose(0, 1)  # (C, V, 2)
+    drawn_once = torch.unique(torch.stack([azimuth, elevation], dim=-1), dim=1).transpose(0, 1)
     moved, likely = _refined(shapes, pad(drawn_once, (0, 3)), search, range(len(shapes)))
     weights, best = (search.refined_weight * likely / 2).softmax(0), int(likely.argmax())
     most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
     lacking = search.refined_weight * (search.fit * most - float(likely.max()) / 2)
     explained = 1 / (1 + math.exp(min(lacking, 100.0)))
-    scores, reasons = [1.0], [""]
-    near = _near(moved, moved[best])
+    scores, reasons, near = [1.0], [""], _near(moved, moved[best])
     for index in range(1, len(shapes)):
         # this photo from other sides, the others where they are: does the object look alike from there?
         turned = moved[best].repeat(search.azimuths, 1, 1)
@@ -97,8 +96,7 @@ def _answer(
         turned, told = _refined(shapes, turned, search, [index])
         alike, beside = (search.refined_weight * told).softmax(0), _near(turned, moved[best])[:, index]
         scores.append(float(weights[near[:, index]].sum() * alike[beside].sum()) * explained)
-        elevation = torch.cat([moved[:, index, 1], turned[:, index, 1]])
-        both = torch.cat([weights, alike]) / 2
+        elevation, both = torch.cat([moved, turned])[:, index, 1], torch.cat([weights, alike]) / 2
         height = float(both @ elevation)
         spread = float(both @ (elevation - height).square()) ** 0.5
         reasons.append(MISFIT if explained < 0.5 else ALIKE.format(height) if spread < SURE_ELEVATION else SEVERAL)
@@ -121,7 +119,8 @@ def _near(moved: Tensor, answer: Tensor) -> Tensor:
     azimuth, elevation = torch.cat([moved, answer[None]])[..., :2].flatten(0, 1).T
     turns = orbit_cameras(azimuth, elevation.clamp(-85, 85)).camera_to_world[:, :3, :3].unflatten(0, (-1, len(answer)))
     turns = turns[:, :1].transpose(-1, -2) @ turns
-    return (turns[:-1] * turns[-1]).sum((2, 3)) > ALIKE_TRACE
+    traces: Tensor = (turns[:-1] * turns[-1]).sum((2, 3))
+    return traces > ALIKE_TRACE
 
 
 def _refined(
