@@ -137,9 +137,7 @@ def fit_views(
         config: FitConfig.views() unless given.
         on_step: called after each step with its preview; raising from it stops the fit.
 
-    Raises:
-        InputError: the silhouettes leave nothing that all cameras can see.
-        FieldError: the loss is no longer finite.
+    Raises InputError: the silhouettes leave nothing that all cameras can see. FieldError: the loss is not finite.
     """
     pictures, generator = fitted_pictures(views), generator or torch.Generator().manual_seed(0)
     if field is not None:

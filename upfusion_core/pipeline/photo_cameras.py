@@ -44,8 +44,7 @@ def load_photo_cameras(
             none; without any, it is where the optical axes meet.
         elevation_degrees: photo 1's, where the file does not know what is up.
 
-    Raises:
-        InputError: the file cannot be read, a photo has no camera, or a camera is none; the sentence names it.
+    Raises InputError: the file cannot be read, a photo has no camera, or a camera is none; the sentence names it.
     """
     path = Path(path)
     files, sizes = [Path(photo) for photo in photos], []

@@ -122,8 +122,7 @@ def project_photos(
         size: side of the texture in texels, up to 8192.
         on_step: told (step, 100, preview); the preview is the texture so far.
 
-    Raises:
-        InputError: photos, cameras and masks are not as many, or nothing of the mesh is seen.
+    Raises InputError: photos, cameras and masks are not as many, or nothing of the mesh is seen.
     """
     check_count("size", size, 64, 8192)
     GivenViews(photos, cameras, masks)  # says what is wrong with any of them
