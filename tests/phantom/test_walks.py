@@ -64,7 +64,7 @@ def test_from_photos_to_views(tiny: Path, tmp_path: Path, kind: str, dtype: torc
             predicted = model.predict(scene, cameras, 16)
         assert (predicted - wanted).abs().max() < (1e-4 if exact else 0.05)
         with state.at_most(CONDITION):
-            assert model.condition(scene, cameras).hint.device == state.device
+            assert model.condition(scene, cameras).hint.device == torch.device("cpu")
         counted = []
         for steps in (2, 4):
             state.reset()

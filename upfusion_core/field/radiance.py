@@ -136,14 +136,13 @@ class RadianceField(nn.Module):
         keep: float = 0.05,
         on_step: OnStep | None = None,
     ) -> "MeshAsset":
-        """The field's surface as a mesh with coloured vertices or a texture; see `surface.extract.extract_mesh`.
+        """The field's surface as a mesh; see `surface.extract.extract_mesh`.
 
         Args:
             resolution: samples along the longest side of the object's own box, 8 to 1024.
             threshold: density of the surface, per scene unit; None lets silhouettes agree with the field's opacity.
-            texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices instead.
-            faces: most triangles the mesh may have, at least 16; None keeps all.
-            keep: pieces with less than this share of the largest one's volume are removed as floaters.
+            texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices.
+            faces: most triangles, at least 16; None keeps all. keep: smaller shares of the largest piece's volume go.
 
         Raises FieldError: nothing is dense enough, or all, or density is not finite. MissingPackageError: of an option.
         """

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from ..config import RaySampling
 from ..geometry import camera_rays, numbers
@@ -162,10 +164,11 @@ def render_views(
     sampling: RaySampling | None = None,
     visible: VisibleFunction | None = None,
     density: Callable[[Tensor], Tensor] | None = None,
-    generator: Random | None = None,
+    generator: torch.Generator | None = None,
     chunk: int | None = None,
 ) -> RenderedViews:
-    """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time.
+    """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time, of which,
+    being differentiated, several are not kept but computed anew on the way back.
 
     Where nothing is seen the field is not asked: as `visible` says, or as its `density` tells when that is given and
     the pictures are large enough to repay the look.
@@ -191,14 +194,20 @@ def render_views(
     if density is not None and visible is None and asked > 2 * (2 * RENDERED_CELLS) ** 3:
         visible = OccupancyGrid.seen_whole(density, aabb)
 
+    drawn = []
+    if generator is not None:
+        sizes = [(len(origins), count) for count in (samples.uniform, samples.importance)]
+        drawn = [torch.rand(size, generator=generator, device=generator.device).to(aabb) for size in sizes]
+
     def part(chosen: slice) -> Tensor:
-        some = Rays(origins[chosen], directions[chosen])
-        seen = render_rays(
-            field, some, aabb, sampling=sampling, background=background, visible=visible, generator=generator
-        )
+        some, jitter = Rays(origins[chosen], directions[chosen]), iter([each[chosen] for each in drawn])
+        options: dict[str, Any] = {"visible": visible, "generator": jitter if drawn else None}
+        seen = render_rays(field, some, aabb, sampling=sampling, background=background, **options)
         return torch.cat([seen.rgb, seen.opacity[:, None], seen.depth[:, None]], dim=-1)
 
-    seen = torch.cat(list(Chunk(chunk, "ray").map(part, len(origins))))
+    anew = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False)
+    look = anew if torch.is_grad_enabled() and len(origins) > chunk else part
+    seen = torch.cat(list(Chunk(chunk, "ray").map(look, len(origins))))
     picture = seen.reshape(len(cameras), height, width, 5).permute(0, 3, 1, 2)
     return RenderedViews(picture[:, :3], picture[:, 3:4], picture[:, 4:5])
 
