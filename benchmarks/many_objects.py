@@ -1,8 +1,8 @@
 """What many objects cost: a worker more, ray beside local workers, what a batch adds to an object, and long lists.
 
 On two idle cores, five minutes: `python benchmarks/many_objects.py --parts workers --ray`.
-The other parts: `python benchmarks/many_objects.py --parts object list --browser chromium`. What an object costs a GPU is
-in benchmarks/paper.py.
+The other parts: `python benchmarks/many_objects.py --parts object list --browser chromium`. What an object costs a GPU
+is in benchmarks/paper.py.
 """
 
 from __future__ import annotations
