@@ -1,10 +1,11 @@
 """Turns the model of a training run into the bundled one: float16, at most 40 MB, with how it was made in it.
 
-    python benchmarks/bundle_mini.py MODEL.safetensors [--runs FOLDER...] [--machine TEXT] [--trained-on TEXT]
-        [--guidance 3] [--report report.json] [-o upfusion_core/bundled/mini.safetensors] [--force]
+    python benchmarks/bundle_mini.py MODEL.safetensors [--after FILE] [--runs FOLDER...] [--machine TEXT]
+        [--trained-on TEXT] [--guidance 3] [--report report.json] [-o upfusion_core/bundled/mini.safetensors] [--force]
 
 MODEL is the last stage's model.safetensors. FOLDERs are the runs that led to it, in their order; what each did (stage,
-steps, examples a step, time) is read from its training.pt, or from the run.json of a finished `upfusion train`.
+steps, examples a step, time) is read from its training.pt, or from the run.json of a finished `upfusion train`; before
+them stand those of FILE, the bundled model that the first one went on from. benchmarks/new_model.sh does all of it.
 --report adds the main figures of an evaluation. All of it is in the file's metadata: `upfusion info mini` shows it, and
 benchmarks/model_card.py makes the model card of it. --guidance becomes the commands' default for this model.
 """
@@ -89,6 +90,7 @@ def bundle(model: Path, destination: Path, facts: dict[str, Any]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
+    parser.add_argument("--after", type=Path, metavar="FILE")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], metavar="FOLDER")
     parser.add_argument("--machine", default="unknown", help="e.g. '2 CPU cores'")
     parser.add_argument("--trained-on", default=TRAINED_ON)
@@ -99,10 +101,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.output.exists() and not options.force:
         raise SystemExit(f"{options.output} exists already; give --force to replace it")
+    before = [] if options.after is None else open_checkpoint(options.after).facts.get("runs", [])
     facts: dict[str, Any] = {
         "trained_on": options.trained_on,
         "machine": options.machine,
-        "runs": [run_facts(folder) for folder in options.runs],
+        "runs": [*before, *map(run_facts, options.runs)],
     }
     if options.guidance is not None:
         facts["guidance"] = options.guidance

@@ -1,11 +1,12 @@
-"""Makes the photos that come with the package: the first objects of the test split, which nothing is trained on.
+"""Makes the photos that come with the package: objects of the test split, which nothing is trained on.
 
-    python benchmarks/example_views.py [-o upfusion_core/bundled/examples] [--objects 6] [--size 128] [--check]
+    python benchmarks/example_views.py [-o upfusion_core/bundled/examples] [--size 128] [--check]
 
-An object is drawn by its index, not picked. Its photos 1 to 6 are the first of its fixed views; what is held out are
-eight views all round it, between photo 1's azimuth and the next eighth of a turn, at photo 1's elevation. Pictures and
-masks are PNGs; photos.json and truth.json beside them list the cameras, as `upfusion views --cameras` reads them. The
-demo's object has its photos at LARGE pixels, too: large_1.png and so on.
+They are the first six of the generator's version 2, none picked: a pen, a ring, a teapot, a tray without a floor, a
+bowl of balls, which is the demo's, and a bent rod. An object's photos 1 to 6 are the first of its fixed views, clean;
+what is held out are eight views all round it, between photo 1's azimuth and the next eighth of a turn, at photo 1's
+elevation. Pictures and masks are PNGs; photos.json and truth.json beside them list the cameras, as `upfusion views
+--cameras` reads them. The demo's object has its photos at LARGE pixels, too: large_1.png and so on.
 
 --check compares the folder with what would be written and writes nothing.
 """
@@ -26,11 +27,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core import Cameras, orbit_cameras
 from upfusion_core.config import Demo
-from upfusion_core.procedural import GENERATOR_VERSION, ProceduralObjects, render_views
+from upfusion_core.procedural import ProceduralObjects, render_views
 from upfusion_core.support.files import bundled_path
 from upfusion_core.support.images import to_8bit
 
-SPLIT, PHOTOS, TRUTHS = "test", 6, 8
+DATA, PHOTOS, TRUTHS = ProceduralObjects("test", version=2), 6, 8
+OBJECTS = (0, 1, 2, 3, 5, 4)
 SUPERSAMPLING = 3
 LARGE = 512
 TOLERANCE = 4 / 255
@@ -40,27 +42,27 @@ Files = dict[str, Tensor | str]
 """Name in the folder -> (C, S, S) picture in [0, 1], or text."""
 
 
-def example_files(index: int, size: int) -> Files:
+def example_files(number: int, size: int) -> Files:
     """Everything of one object, its folder's name included."""
-    batch = ProceduralObjects(SPLIT).batch([index], views=PHOTOS, size=size, supersampling=SUPERSAMPLING)
+    index = OBJECTS[number]
+    batch = DATA.batch([index], views=PHOTOS, size=size, supersampling=SUPERSAMPLING)
     around = orbit_cameras([360 * (place + 0.5) / TRUTHS for place in range(TRUTHS)])
     rgb, mask, _ = render_views(
         batch.objects, around.camera_to_world[None], around.focal[None], size, supersampling=SUPERSAMPLING
     )
     files: Files = {"photos.json": listed(batch.cameras(0)), "truth.json": listed(around)}
     for kind, colors, covered in (("photo", batch.rgb[0], batch.mask[0]), ("truth", rgb[0], mask[0])):
-        for number, (picture, silhouette) in enumerate(zip(colors, covered, strict=True), start=1):
-            files |= {f"{kind}_{number}.png": picture, f"{kind}_{number}_mask.png": silhouette}
-    if index == Demo.object:
-        large = ProceduralObjects(SPLIT).batch([index], views=PHOTOS, size=LARGE, supersampling=SUPERSAMPLING)
-        files |= {f"large_{number}.png": picture for number, picture in enumerate(large.rgb[0], start=1)}
-    return {f"{index}/{name}": content for name, content in files.items()}
+        for place, (picture, silhouette) in enumerate(zip(colors, covered, strict=True), start=1):
+            files |= {f"{kind}_{place}.png": picture, f"{kind}_{place}_mask.png": silhouette}
+    if number == Demo.object:
+        large = DATA.batch([index], views=PHOTOS, size=LARGE, supersampling=SUPERSAMPLING)
+        files |= {f"large_{place}.png": picture for place, picture in enumerate(large.rgb[0], start=1)}
+    return {f"{number}/{name}": content for name, content in files.items()}
 
 
-def about(objects: int, size: int) -> str:
+def about(size: int) -> str:
     """What the folder holds, as JSON."""
-    names = ProceduralObjects(SPLIT).names(range(objects))
-    content = {"generator_version": GENERATOR_VERSION, "split": SPLIT, "size": size, "objects": list(names)}
+    content = {"size": size, "objects": DATA.names(OBJECTS)}
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -118,13 +120,12 @@ def write(folder: Path, files: Files) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=bundled_path("examples"))
-    parser.add_argument("--objects", type=int, default=6)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    files: Files = {"about.json": about(options.objects, options.size)}
-    for index in range(options.objects):
-        files |= example_files(index, options.size)
+    files: Files = {"about.json": about(options.size)}
+    for number in range(len(OBJECTS)):
+        files |= example_files(number, options.size)
     if options.check:
         wrong = differing(options.output, files)
         print(f"{len(files) - len(wrong)} of {len(files)} files agree" + "".join(f"\n  not {name}" for name in wrong))

@@ -51,10 +51,9 @@ comes from the released weights. `upfusion demo` shows what it does, `UpFusion.l
 LIMITS = """\
 ## What it cannot do
 
-- It has seen only procedural objects: textured solids on white, one soft light, a camera of focal length 4.5 that looks
-  at the object's middle from distance 1, elevations from -7.5 to 52.5 degrees. Real photos are not among them: on the
-  scans its figures are far lower, and photos with a background, with another framing or with strong perspective are
-  worse still.
+- It has seen only procedural objects on white: textured solids, chunky, long, flat and hollow, in soft light, cut out
+  as people do it, by lenses of focal length 2.5 to 6, elevations from -7.5 to 52.5 degrees. Real photos are not
+  among them: on the scans its figures are lower, and photos with a background are worse still.
 - Its pictures have {size} x {size} pixels. Thin parts, small patterns and letters are below that.
 - It takes no prompt: it holds the embeddings of the two that it was trained with, which say nothing.
 - What no photo shows it has to guess, and it guesses averages: expect flat colours and round shapes there.

@@ -124,8 +124,8 @@ def fitted(views: GivenViews, options: argparse.Namespace) -> tuple[RadianceFiel
 
 
 def fit(index: int, options: argparse.Namespace) -> Row:
-    """Eight views of a bundled example's object, and eight others."""
-    objects = ProceduralObjects("test").objects([index])
+    """Eight views of a bundled example's object, the demo's first, and eight others."""
+    objects = ProceduralObjects("test", version=2).objects([[5, 0, 1, 2, 3, 4][index]])
 
     def seen(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
         rgb, opacity, _ = render_views(objects, cameras.camera_to_world[None], cameras.focal[None], size)

@@ -179,9 +179,12 @@ class JobList:
         own = {key: values.pop(key) for key in ("photos", "masks", "photo_cameras") if key in values}
         told = repr(sorted(values.items()))
         try:
-            if told not in self._commands:
-                self._commands[told] = built(Reconstruct, flat(self._each) | values)
-            command = self._commands[told]
+            if (command := self._commands.get(told)) is None:
+                command = self._commands[told] = built(Reconstruct, flat(self._each) | values)
+                if command.sampler.scheduler or command.perceptual_weights:  # only what makes them knows
+                    from .reconstruct import distill_config
+
+                    distill_config(command)
         except UpFusionError as error:
             raise InputError(f"{where}: {error}") from error
         self.jobs.append(Job(name, replace(command, photos=replace(command.photos, **own))))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from contextlib import suppress
 from pathlib import Path
 from subprocess import CalledProcessError
 
@@ -119,7 +120,12 @@ def write_photo_cameras(run: Run, scene: SceneEncoding, found: PhotoCameras | No
 def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, sampler: Sampler) -> None:
     """views/NNN.png by the diffusion model; what an earlier attempt saved is left as it is, if it is whole."""
     names = [f"views/{index:03d}.png" for index in range(len(cameras))]
-    missing = [index for index, name in enumerate(names) if not _is_saved(run, name, model.image_size)]
+    missing = []
+    for index, name in enumerate(names):
+        with suppress(InputError):  # it has been damaged since
+            if run.has(name) and load_png(run.folder / name).shape == (3, model.image_size, model.image_size):
+                continue
+        missing.append(index)
     if run.finished("views") and not missing:
         return
     run.note(view_sampler=sampler.of_views())
@@ -138,14 +144,6 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
             novel = model.sample(scene, cameras[torch.tensor(chosen)], **options, seeds=seeds, on_step=within)
             for index, rgb in zip(chosen, novel.rgb, strict=True):
                 write_png(run, names[index], rgb)
-
-
-def _is_saved(run: Run, name: str, size: int) -> bool:
-    """Whether an earlier attempt has written the picture, and nothing has damaged it since."""
-    try:
-        return run.has(name) and load_png(run.folder / name).shape == (3, size, size)
-    except InputError:
-        return False
 
 
 def save_video(path: Path, rgb: Tensor, fps: int = 12) -> None:

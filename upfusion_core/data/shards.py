@@ -71,8 +71,7 @@ def listed_shards(root: Path | Remote, skipped: list[tuple[str, str]]) -> list[S
     `skipped` takes shards that are missing or shorter than the index says. InputError if the index is damaged, packing
     has not ended, or no shard with an object is left.
     """
-    shards = []
-    path = root / INDEX_NAME
+    shards, path = list[Shard](), root / INDEX_NAME
     if path.is_file():
         content = read_json(path)
         known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (FORMAT, _VERSION)
@@ -302,7 +301,8 @@ class ShardedViews(StoredViews):
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
         super().__init__()
-        self.size, self._shards = size, listed_shards(located(root), self.skipped)
+        with reading(root, "check the address"):
+            self.size, self._shards = size, listed_shards(located(root), self.skipped)
         self._ends = list(accumulate(shard.objects for shard in self._shards))
         self._samples = lru_cache(_REMEMBERED_SHARDS)(partial(samples_of, skipped=self.skipped))
 
@@ -348,7 +348,7 @@ class ShardedViews(StoredViews):
             depth = decoded_array(sample.read(name), (header.size, header.size), name)
             if depth.min() < 0:
                 raise InputError(f"{name} must be at least 0, got {depth.min()}; pack it again")
-            depths = torch.from_numpy(depth.astype(np.float32))[None, None]
+            depths = torch.from_numpy(depth[None, None].astype(np.float32))
             return interpolate(depths, size=(size, size), mode="nearest-exact")[0]
 
         def join(chosen: list[int], found: list[tuple[Tensor, Tensor]]) -> PosedViews:

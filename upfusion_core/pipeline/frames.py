@@ -148,8 +148,7 @@ def choose_views(views: InputViews, numbers: Sequence[int] = ()) -> InputViews:
         if 1 not in numbers or not set(numbers) <= set(range(1, len(views) + 1)) or len(set(numbers)) > MAX_PHOTOS:
             wanted = f"the networks must see photo 1 and up to {MAX_PHOTOS - 1} others of {len(views)} photos"
             raise InputError(f"{wanted}, got {', '.join(map(str, numbers)):.80}; name others")
-        reasons = ["" if number in numbers else "not asked for" for number in range(1, len(views) + 1)]
-        return replace(views, left_out=tuple(reasons))
+        return replace(views, left_out=tuple("" if n in numbers else "not asked for" for n in range(1, len(views) + 1)))
     if len(views.seen) <= MAX_PHOTOS:
         return views
     own = list(views.rgb) if views.sources is None else [source.rgb for source in views.sources]

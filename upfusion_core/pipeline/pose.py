@@ -2,9 +2,9 @@
 
 A plane through two cameras that touches the object touches both silhouettes, so that from the line between the cameras
 both are seen under one range of angles (epipolar tangency: Porrill and Pollard, Curve matching and stereo calibration,
-1991). A pair tells little; all pairs together leave few answers. Samples of them are drawn, the different ones refined,
-and count by how well they explain what is seen. How many say nearly the same of a photo tells its trust; where none
-explains it, none is trusted.
+1991). A pair tells little; all pairs together leave few answers. Samples of them are drawn, refined, and count by how
+well they explain what is seen. How many of these say nearly the same of a photo tells its trust; where none explains
+it, none is trusted.
 """
 
 import math
@@ -16,6 +16,7 @@ import torch
 from scipy.spatial import ConvexHull
 from skimage.measure import find_contours
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..config import PhotoSearch
 from ..geometry import orbit_cameras
@@ -28,7 +29,6 @@ from .novel_views import ViewSynthesizer
 CORNERS = 24  # of a silhouette's convex outline, at most
 STEEPEST = 1.4  # radians from the object's middle, beyond which a camera stands nearly on the object's other side
 ALIKE_TRACE = 1 + 2 * math.cos(math.radians(20.0))  # of the turn between answers that are one, within 20 degrees
-HYPOTHESES = 8  # different answers that are refined
 ALIKE = "the object looks alike from several sides: only its elevation, {:.0f} degrees, is sure"
 SEVERAL = "its silhouette fits several places"
 MISFIT = "the silhouettes do not fit together: lenses, distances or masks may differ"
@@ -78,33 +78,27 @@ def estimate_photo_cameras(
 def _answer(
     shapes: Sequence[Tensor], distances: Tensor, drawn: tuple[Tensor, Tensor], reference: Cameras, search: PhotoSearch
 ) -> PhotoCameras:
-    """What most of the drawn answers say of each photo, once the different ones are refined."""
+    """The drawn answer that explains most once refined, and how far the others say the same of each photo."""
     elevation = torch.tensor(search.elevations_degrees, dtype=torch.float32)[drawn[0]]
     azimuth = torch.tensor(search.azimuths_degrees, dtype=torch.float32)[drawn[1]]
-    weights = torch.full((search.samples,), 1 / search.samples, dtype=torch.float32)
-    turns = _turns(azimuth, elevation)
-    near = torch.einsum("vaij,vbij->vab", turns, turns) > ALIKE_TRACE  # (V, C, C)
-    alike, left, chosen = near.all(0), weights.clone(), []
-    for _ in range(HYPOTHESES):
-        chosen.append(int((alike.float() @ left).argmax()))
-        left = left * ~alike[chosen[-1]]
-    start = torch.stack([azimuth, elevation, *[torch.zeros_like(azimuth)] * 3], dim=-1)[:, chosen].transpose(0, 1)
-    moved, likely = _refined(shapes, start, search)
-    gain = search.refined_weight * (likely - likely.max())
-    ours = near[:, chosen].all(0)  # (H, C); what is like none of them may be as good as the best
-    told = gain[:, None].expand_as(ours).where(ours, -math.inf).amax(0)
-    weights = weights * torch.where(ours.any(0), told, 0.0).exp()
+    # how often an answer was drawn tells less than how well it fits once it is refined
+    drawn_once = torch.unique(torch.stack([azimuth, elevation], dim=-1), dim=1).transpose(0, 1)
+    moved, likely = _refined(shapes, pad(drawn_once, (0, 3)), search, range(len(shapes)))
+    weights, best = (search.refined_weight * likely / 2).softmax(0), int(likely.argmax())
     most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
-    lacking = search.refined_weight * (search.fit * most - float(likely.max()))
-    weights, explained = weights / weights.sum(), 1 / (1 + math.exp(min(lacking, 100.0)))
-    best = int(gain.argmax())
-    scores, reasons = [1.0], [""]
-    final = _turns(moved[..., 0].T, moved[..., 1].T)[:, best]
+    lacking = search.refined_weight * (search.fit * most - float(likely.max()) / 2)
+    explained = 1 / (1 + math.exp(min(lacking, 100.0)))
+    scores, reasons, near = [1.0], [""], _near(moved, moved[best])
     for index in range(1, len(shapes)):
-        beside = (final[index] * turns[index]).sum((1, 2))
-        scores.append(float(weights[beside > ALIKE_TRACE].sum()) * explained)
-        height = float(weights @ elevation[index])
-        spread = float(weights @ (elevation[index] - height).square()) ** 0.5
+        # this photo from other sides, the others where they are: does the object look alike from there?
+        turned = moved[best].repeat(search.azimuths, 1, 1)
+        turned[:, index, 0] += torch.tensor(search.azimuths_degrees, dtype=torch.float32)
+        turned, told = _refined(shapes, turned, search, [index])
+        alike, beside = (search.refined_weight * told).softmax(0), _near(turned, moved[best])[:, index]
+        scores.append(float(weights[near[:, index]].sum() * alike[beside].sum()) * explained)
+        elevation, both = torch.cat([moved, turned])[:, index, 1], torch.cat([weights, alike]) / 2
+        height = float(both @ elevation)
+        spread = float(both @ (elevation - height).square()) ** 0.5
         reasons.append(MISFIT if explained < 0.5 else ALIKE.format(height) if spread < SURE_ELEVATION else SEVERAL)
     places, shares = ([pair[part] for pair in search.trusts] for part in (0, 1))
     score, moved = torch.tensor([1.0, *np.interp(scores[1:], places, shares)], dtype=torch.float32), moved[best]
@@ -120,16 +114,21 @@ def _answer(
     return PhotoCameras(cameras, score >= search.accept, score, reasons=tuple(reasons))
 
 
-def _turns(azimuth: Tensor, elevation: Tensor) -> Tensor:
-    """(V, C, 3, 3) rotations of cameras (V, C) in the axes of each answer's photo 1."""
-    found = orbit_cameras(azimuth.flatten(), elevation.flatten().clamp(-85, 85)).camera_to_world[:, :3, :3]
-    found = found.reshape(*azimuth.shape, 3, 3)
-    return found[0].transpose(-1, -2) @ found
+def _near(moved: Tensor, answer: Tensor) -> Tensor:
+    """(C, V) whether cameras (C, V, 5) are turned as those of one answer (V, 5) are, in the axes of its photo 1."""
+    azimuth, elevation = torch.cat([moved, answer[None]])[..., :2].flatten(0, 1).T
+    turns = orbit_cameras(azimuth, elevation.clamp(-85, 85)).camera_to_world[:, :3, :3].unflatten(0, (-1, len(answer)))
+    turns = turns[:, :1].transpose(-1, -2) @ turns
+    traces: Tensor = (turns[:-1] * turns[-1]).sum((2, 3))
+    return traces > ALIKE_TRACE
 
 
-def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
+def _refined(
+    shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch, moving: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """(H, V, 5) azimuths and elevations in degrees, logarithms of sizes, and shifts of the middles, near H answers
-    `start` (H, V, 5), and (H,) the logarithm of how likely they are: by coordinate descent on the ranges of angles."""
+    `start` (H, V, 5), and (H,) the logarithm of how likely the `moving` ones' ranges of angles are, by which they move
+    in turn: coordinate descent."""
     state, every = start.clone(), torch.arange(len(start))
     deviations, unit = torch.tensor(search.refined_deviations, dtype=torch.float32), torch.eye(5, dtype=torch.float32)
     compass = torch.cat([torch.zeros_like(unit[:1]), unit, -unit])
@@ -145,7 +144,7 @@ def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tu
 
     likely = torch.zeros(len(start), len(shapes), dtype=torch.float32)
     for _ in range(search.refinements):
-        for index in range(len(shapes)):
+        for index in moving:
             options = state[:, None, index] + compass * steps[:, None, index]  # (H, 11, 5)
             told = -((options - start[:, None, index]) / deviations).square().sum(-1) / 2
             own, cameras = seen(index, options)
@@ -159,7 +158,7 @@ def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tu
             likely[:, index], best = told.max(1)
             state[:, index] = options[every, best]
             steps[:, index] *= torch.where(best == 0, 0.5, 1.0)[:, None]
-    return state, likely.sum(1) / 2
+    return state, likely.sum(1)
 
 
 def photo_sheet(photos: Tensor, seen: Tensor, cameras: PhotoCameras, size: int) -> Tensor:

@@ -300,7 +300,7 @@ class Remote(str):
         return os.stat_result((stat.S_IFREG, *[0] * 5, self._system.size(self._path), 0, 0, 0))
 
     def read_bytes(self, first: int | None = None, end: int | None = None) -> bytes:
-        return self._system.cat_file(self._path, first, end)  # type: ignore[no-any-return]
+        return self._system.cat_file(self._path, start=first, end=end)  # type: ignore[no-any-return]
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         return self._system.open(self._path, mode)  # type: ignore[no-any-return]

@@ -109,6 +109,7 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
         (f"name,photos\na,1{';1' * 64}", "line 2, column photos must name 1 to 64"),
         ("name,photos,masks\na,1;2,3", "and column masks none or one for each, got 2 and 1"),
         ("name,photos,texture_size\na,1.png,30", "line 2: --texture-size must be 0 or between 64 and 8192, got 30"),
+        ("name,photos,scheduler\na,1.png,ddimm", "line 2: scheduler must be one of ddim, "),
         ("", "must hold objects"),
         ('\n{"name": "a", "photos": "1"\n', "line 2 must be JSON, but is not (Expecting ',' delimiter: column 28"),
         ('{"name": "a", "photos": "1", "seed": null, "views": 101}', "line 1, column views must be between 0 and 100"),

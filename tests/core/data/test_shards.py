@@ -119,9 +119,6 @@ def test_the_library_reads_them(shards: Path) -> None:
     expected = (DISCS[1].rgb[2] * 255).round().permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(samples[1]["002.rgb.png"]))), expected)
     assert np.load(io.BytesIO(samples[1]["000.depth.npy"]), allow_pickle=False).shape == (SIZE, SIZE)
-    with tarfile.open(shards / "shard-000001.tar") as archive:
-        endings = {name.rsplit(".", 1)[1] for name in archive.getnames()}
-    assert endings == {"json", "png", "npy"}
 
 
 def test_shards_keep_their_size_and_are_the_same_again(shards: Path, tmp_path: Path) -> None:
@@ -152,19 +149,22 @@ def test_what_cannot_be_read_is_left_out_and_an_order_visits_the_rest_once(tmp_p
     assert sorted(orders[0].tolist()) == list(range(24))
 
 
-def test_formats_are_told_apart(shards: Path, tmp_path: Path) -> None:
+def test_formats_are_told_apart(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_dataset(shards, size=16)[0].rgb.shape[-1] == 16
     shutil.copy(shards / "shard-000000.tar", tmp_path / "a.tar")
     shutil.copy(shards / "shard-000001.tar", tmp_path / ".b.7.partial.tar")  # of a run that was killed
-    assert len(open_dataset(tmp_path, size=8)) == 2  # without an index
-    assert len(open_dataset(tmp_path / "a.tar", size=8)) == 2
-    system = fsspec.filesystem("memory")
+    assert len(open_dataset(tmp_path, size=8)) == len(open_dataset(tmp_path / "a.tar", size=8)) == 2  # no index
+    read = type(system := fsspec.filesystem("memory")).cat_file
+    # S3's second place is a version's
+    monkeypatch.setattr(type(system), "cat_file", lambda own, path, version=None, **part: read(own, path, **part))
     system.put(f"{shards}/", "/shards/", recursive=True)
     ends = ("", "/shard-000001.tar")
     assert [open_dataset(f"memory://shards{end}", size=8)[1].name for end in ends] == ["disc 1", "disc 3"]
     assert torch.equal(open_dataset("memory://shards", size=8)[4].rgb, open_dataset(shards, size=8)[4].rgb)
     system.rm("/shards/index.json")
     assert len(open_dataset("memory://shards/", size=8)) == 5
+    monkeypatch.setattr(type(system), "glob", None)  # as where nobody answers
+    refused("memory://shards cannot be read .*; check the address", open_dataset, "memory://shards", size=8)
     (tmp_path / "packing.json").write_text("{}")
     refused("finish it by: upfusion pack --resume", open_dataset, tmp_path, size=8)
 

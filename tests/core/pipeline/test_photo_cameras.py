@@ -47,8 +47,7 @@ def test_a_ball_is_seen_under_one_angle_by_hand() -> None:
     above = orbit_cameras(180.0, -8.0).camera_to_world
     assert bool(pair_ranges(ball, ball, (cameras.camera_to_world[:1], above)).isnan().all())  # the line runs through it
     told = agreement(torch.tensor([[0.0, 0.0], [0.3, 0.3], [math.nan, 0.0]]), 0.1, 0.3)
-    expected = [2 * math.log(3), 2 * math.log(3 * 2 / 10), math.log(3)]
-    torch.testing.assert_close(told, torch.tensor(expected))
+    torch.testing.assert_close(told, torch.tensor([2 * math.log(3), 2 * math.log(3 * 2 / 10), math.log(3)]))
 
 
 def test_cameras_are_found_by_silhouettes_and_those_that_lie_are_not(model: UpFusion) -> None:
@@ -59,8 +58,7 @@ def test_cameras_are_found_by_silhouettes_and_those_that_lie_are_not(model: UpFu
     assert float(torch.rad2deg(((traces - 1) / 2).clamp(-1, 1).acos()).max()) < 6
     assert int(found.accepted.sum()) >= 4
     assert found.report().splitlines()[0] == "photo 1: azimuth 0.0, elevation 20.0 degrees, the reference"
-    sheet = photo_sheet(scene.views.rgb, scene.views.rgb, found, 32)
-    assert sheet.shape[1] > 6 * 32
+    assert photo_sheet(scene.views.rgb, scene.views.rgb, found, 32).shape[1] > 6 * 32
     with torch.inference_mode():
         again = estimate_photo_cameras(model, scene, search=SEARCH)
     assert torch.equal(again.cameras.camera_to_world, found.cameras.camera_to_world)
@@ -83,21 +81,24 @@ def test_of_many_photos_six_are_seen_and_the_others_are_found_beside_photo_1(mod
             assert found.score[place] == score
 
 
-@pytest.mark.parametrize(("heights", "sizes"), [([0.0], [0.12]), ([-0.07, 0.0, 0.08], [0.07, 0.06, 0.03])])
-def test_what_looks_alike_from_all_sides_is_refused(model: UpFusion, heights: list[float], sizes: list[float]) -> None:
-    points = torch.tensor([[0.0, height, 0.0] for height in heights])
+UPRIGHT, CORNERS = torch.tensor([[0, -0.07, 0], [0, 0, 0], [0, 0.08, 0]]), torch.cartesian_prod(*3 * [SIZES[:2] - 0.04])
+BOTTLES = [(UPRIGHT, [0.07, 0.06, 0.03]), (UPRIGHT, [0.09, 0.03, 0.02])]
+
+
+@pytest.mark.parametrize(("points", "sizes"), [(UPRIGHT[1:2], [0.12]), *BOTTLES, (6 * CORNERS, [0.01] * 8)])
+def test_what_looks_alike_from_several_sides_is_refused(model: UpFusion, points: Tensor, sizes: list[float]) -> None:
     masks = silhouettes(orbit_cameras(AZIMUTHS, ELEVATIONS), points, torch.tensor(sizes))
     found = estimate_photo_cameras(model, scene_of(model, masks), search=SEARCH)
     assert found.accepted.tolist() == [True, *[False] * 5]
     assert all(found.reasons[1:])
-    if len(sizes) > 1:  # a bottle
-        assert any("looks alike from several sides: only its elevation" in reason for reason in found.reasons)
+    said = sum("looks alike from several sides: only its elevation" in reason for reason in found.reasons)
+    assert said >= (0 if len(sizes) == 1 else 3), found.reasons  # a ball's elevation is not sure either
 
 
 def test_angles_and_report_by_hand() -> None:
     cameras = orbit_cameras([0.0, 90.0, 350.0], [22.5, -10.0, 0.0])
-    marks = torch.tensor([True, True, False]), torch.tensor([1.0, 0.9, 0.2])
-    found = PhotoCameras(cameras, *marks, reasons=("", "", "it is black"))
+    score = torch.tensor([1.0, 0.9, 0.2])
+    found = PhotoCameras(cameras, score > 0.5, score, reasons=("", "", "it is black"))
     expected = torch.tensor([[0.0, 22.5], [90.0, -10.0], [350.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(found.angles_degrees(), expected, atol=1e-4, rtol=0)
     assert found.report().splitlines()[1:] == [
@@ -132,5 +133,4 @@ def test_what_is_refused(model: UpFusion, scene: SceneEncoding) -> None:
     refused("scene must be SceneEncoding, got NoneType; make it with encode", estimate_photo_cameras, model, None)
     refused("must hold its photos", estimate_photo_cameras, model, replace(scene, views=None))
     refused("encoded by another model", estimate_photo_cameras, model, replace(scene, model_id="other"))
-    both = torch.tensor([True, True])
-    refused(r"PhotoCameras.score must be \(2\)", PhotoCameras, orbit_cameras([0.0, 10.0]), both, torch.ones(3))
+    refused(r"PhotoCameras.score must be \(2\)", PhotoCameras, orbit_cameras([0.0, 9.0]), torch.ones(2), torch.ones(3))
