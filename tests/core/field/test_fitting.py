@@ -45,8 +45,7 @@ def test_losses_by_hand() -> None:
     weights, target = torch.tensor([1.0, 3.0, 0.0]), torch.zeros(3, 3)
     opacity, depth = (torch.tensor(values, requires_grad=True) for values in ([0.5, 1.0, 0.0], [2.0, 4.0, 7.0]))
     rgb = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [1, 1, 1]])
-    along = torch.tensor([[1.0, 2.0]] * 3), torch.zeros(3, 2), torch.full((3, 2), 0.5)
-    seen = RenderedRays(rgb, opacity, depth, *along)
+    seen = RenderedRays(rgb, opacity, depth, torch.tensor([[1.0, 2.0]] * 3), torch.zeros(3, 2), torch.full((3, 2), 0.5))
     losses = fit_losses(seen, target, torch.tensor([1.0, 0.0, 0.0]), weights)
     expected = {"color": (1 / 3 + 3 * 0.25) / 3, "opacity": 3.25 / 3, "distortion": 0.5, "depth": 5 / 3, "crisp": 1 / 3}
     assert {name: float(value.detach()) for name, value in losses.items()} == pytest.approx(expected)
