@@ -1,7 +1,8 @@
 """What many objects cost: a worker more, ray beside local workers, what a batch adds to an object, and long lists.
 
 On two idle cores, five minutes: `python benchmarks/many_objects.py --parts workers --ray`.
-The other parts: `python benchmarks/many_objects.py --parts paper object list --browser chromium`.
+The other parts: `python benchmarks/many_objects.py --parts object list --browser chromium`. What an object costs a GPU
+is in benchmarks/paper.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import csv
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,13 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from upfusion_core.config import DistillConfig, ModelConfig
-from upfusion_core.models.stable_diffusion import build_unet, predict, prompt_keys_values
 from upfusion_core.pipeline.examples import example_views
-from upfusion_core.pipeline.sampling import repaint_steps
 
 DRAFT = ("--preset", "draft", "--device", "cpu", "--steps", 2)
 QUICK = (*DRAFT, "--views", 0, "--resolution", 32, "--turntable-size", 16, "--texture-size", 0)
@@ -84,25 +78,6 @@ def one_object(folder: Path) -> None:
         print(f"{out.name}: {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes an object")
 
 
-def paper(speed: float, share: float) -> None:
-    """What `fast` computes at full size, counted on tensors without content, and a GPU's seconds for it on paper."""
-    model, schedule = ModelConfig(), DistillConfig.fast().schedule
-    with torch.device("meta"), torch.no_grad():
-        unet = build_unet(model.diffusion)
-        text = torch.zeros(1, 77, model.diffusion.context_dim)
-        pairs, latents = prompt_keys_values(unet, text), torch.zeros(1, 4, model.latent_size, model.latent_size)
-        with FlopCounterMode(display=False, depth=2) as counter:
-            predict(unet, latents, torch.zeros(1), text, pairs, None)
-    parts = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    half = sum(flops for name, flops in parts.items() if re.search(r"\.(down_blocks\.\d+|mid_block)$", name))
-    each = counter.get_total_flops() + half  # the ControlNet is that half again
-    steps = schedule.cameras * sum(repaint_steps(level, schedule.steps) for level in schedule.levels)
-    whole = 2 * steps * each  # guidance asks twice
-    print(f"{steps} guided steps of two passes, {each / 1e12:.2f} TFLOP a pass: {whole / 1e12:,.0f} TFLOP an object")
-    seconds = whole / 1e12 / (share * speed)
-    print(f"at {share:.0%} of {speed:g} TFLOP/s: {seconds:.1f} s an object, its fit and its mesh not counted")
-
-
 def long_list(folder: Path, browser: str | None) -> None:
     """Thousands of finished objects, copies of one: what the index holds of each, and how long it takes to see it."""
     out, jobs = folder / "long", listed(folder / "long.csv", 1)
@@ -126,15 +101,11 @@ def long_list(folder: Path, browser: str | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("workers", "object", "list", "paper"), default=["workers"])
+    parser.add_argument("--parts", nargs="+", choices=("workers", "object", "list"), default=["workers"])
     parser.add_argument("--objects", type=int, default=4, help="how many for --parts workers; half a minute each")
     parser.add_argument("--ray", action="store_true", help="ray, too")
     parser.add_argument("--browser", help="a Chromium, which draws the gallery")
-    parser.add_argument("--speed", type=float, default=990.0, help="TFLOP/s that the maker of the GPU names")
-    parser.add_argument("--share", type=float, default=0.3, help="how much of that is reached")
     given = parser.parse_args()
-    if "paper" in given.parts:
-        paper(given.speed, given.share)
     with tempfile.TemporaryDirectory() as folder:
         if "workers" in given.parts:
             workers(Path(folder), given.objects, given.ray)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -102,7 +104,16 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "driver": driver() if on_gpu else None,
     }
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver, if its tool is there to tell it."""
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return None
+    told = subprocess.run([tool, "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+    return told.stdout.split("\n")[0] or None
 
 
 def write_json(path: Path | None, record: dict[str, Any]) -> None:

@@ -2,11 +2,14 @@
 
     python benchmarks/photo_cameras.py [--objects 40] [--photos 6] [--fields 12] [--out F]   procedural objects
     python benchmarks/photo_cameras.py --scans FOLDER [--seeds 2] [--fields 0] [--out F]     meshes
+    python benchmarks/photo_cameras.py --fields 0 --fast 20 [--scans FOLDER] [--out F]       `fast`, whole
 
 Objects, photos and targets are those of `upfusion evaluate`, the photos of 256 pixels. Each photo's camera but the
 first's is looked for; the error is the angle between its true and its found rotation in photo 1's frame. For the first
 --fields objects a draft field is fitted twice to UpSRT's predictions and photo 1, with and without the accepted photos
 as further targets, and measured on views that are no photos: mean ± standard error over objects of paired differences.
+For the first --fast objects the preset `fast` is run twice, with all photos and with photo 1 alone; where no photo is
+accepted the second is the first.
 
 Each object gives a line; with --out they are kept in that file, a JSON object a line, and those that are there already
 are not measured again. `--merge A.jsonl B.jsonl` prints the table of several. The last rows say how many photos are
@@ -22,6 +25,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -31,13 +35,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
 from upfusion_core import Cameras, SceneEncoding, UpFusion, random_cameras
-from upfusion_core.config import EvaluationConfig, FieldConfig, FitConfig, PhotoSearch
+from upfusion_core.config import DistillConfig, EvaluationConfig, FastSchedule, FieldConfig, FitConfig, PhotoSearch
 from upfusion_core.data.meshes import mesh_folder
 from upfusion_core.evaluation.metrics import measure_views
-from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
+from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object
 from upfusion_core.evaluation.report import paired_difference
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.models.checkpoint import recommended_guidance
 from upfusion_core.pipeline.photos import estimate_mask
 from upfusion_core.pipeline.pose import estimate_photo_cameras
 from upfusion_core.procedural import ProceduralObjects
@@ -75,6 +80,20 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
     with torch.no_grad():
         seen = field.render(item.cameras, item.truth.shape[-1]).rgb
     return float(measure_views(seen, item.truth, item.mask)["box_psnr"].mean())
+
+
+def fast_fields(model: UpFusion, item: EvaluatedObject, weights: str, photos: int, found: bool) -> dict[str, Any]:
+    """Box PSNR and IoU of the fields of `fast`, with all photos and with the first alone."""
+    row: dict[str, Any] = {}
+    for name, every in (("fast alone", False), ("fast", True)):
+        if every and not found:
+            return row | {"fast": row["fast alone"]}
+        schedule = replace(FastSchedule(), all_photos=every)
+        distill = DistillConfig.fast(schedule=schedule, guidance=recommended_guidance(weights))
+        config = EvaluationConfig(photos=(photos,), views=8, stages=("field",), alignment="picture", distill=distill)
+        values = evaluate_object(model, item, config).values["field"][str(photos)]
+        row[name] = {measure: round(fmean(values[measure]), 4) for measure in ("box_psnr", "iou")}
+    return row
 
 
 def one_object(model: UpFusion, item: EvaluatedObject, photos: int, fit: bool) -> dict[str, Any]:
@@ -124,6 +143,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float | str]:
         figures["box PSNR without (dB)"] = sum(without) / len(without)
         figures["box PSNR with (dB)"] = sum(with_photos) / len(with_photos)
         figures["gain (dB)"] = f"{gain['mean']:+.3f} ± {gain['stderr']:.3f}"
+    fast = [row for row in rows if "fast" in row]
+    for measure in ("box_psnr", "iou") if len(fast) > 1 else ():
+        alone, every = ([row[name][measure] for row in fast] for name in ("fast alone", "fast"))
+        gain, worst = paired_difference(alone, every), min(b - a for a, b in zip(alone, every, strict=True))
+        told = f"{gain['mean']:+.3f} ± {gain['stderr']:.3f} over {len(fast)} objects, the worst {worst:+.3f}"
+        figures[f"fast with all photos - with photo 1 alone, {measure}"] = told
     return figures
 
 
@@ -146,6 +171,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how often each object is photographed")
     parser.add_argument("--photos", type=int, default=6)
     parser.add_argument("--fields", type=int, default=12)
+    parser.add_argument("--fast", type=int, default=0, help="objects, at most, for which `fast` is run twice")
     parser.add_argument("--out", type=Path, help="file that keeps the lines")
     parser.add_argument("--merge", type=Path, nargs="+")
     options = parser.parse_args()
@@ -162,10 +188,13 @@ def main() -> None:
         for place, index in enumerate(range(options.start, min(options.start + options.objects, len(data)))):
             key = {"data": str(options.scans or (options.split, options.version)), "object": index, "seed": seed}
             key |= {"photos": options.photos, "fields": place < options.fields}
+            key |= {"with fast": True} if place < options.fast else {}
             row = next((line for line in map(json.loads, known) if key.items() <= line.items()), None)
             if row is None:
                 item = draw_object(data, index, config)
                 row = key | one_object(model, item, options.photos, place < options.fields)
+                if place < options.fast:
+                    row |= fast_fields(model, item, options.model, options.photos, any(row["accepted"]))
                 if options.out:
                     with options.out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")

@@ -76,9 +76,6 @@ def _small(rough: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
 
 
-# ---- the pages
-
-
 def run_block(block: documented.Block, folder: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:
     if block.language in documented.COMMAND_LANGUAGES:
         for line, words in documented.commands(block):

@@ -61,8 +61,7 @@ class CameraFile:
 def read_camera_files(path: Path) -> list[CameraFile]:
     """A file or folder of cameras -> its worlds: one, or one a model where COLMAP made several.
 
-    Raises:
-        InputError: it is none of the formats, damaged, or has an unknown lens; the sentence names file and entry.
+    Raises InputError: it is none of the formats, damaged, or has an unknown lens; the sentence names file and entry.
     """
 
     def holds(folder: Path) -> bool:

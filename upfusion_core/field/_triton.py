@@ -58,7 +58,7 @@ def _launch(points: Tensor, table: Tensor, encoded: Tensor, config: GridConfig, 
     indexing = {"DENSE": config.dense_levels, "KEPT": config.table_size - 1, "HASHED": config.indexing == "hashed"}
     double = torch.float64 in (points.dtype, table.dtype, encoded.dtype)
     with torch.cuda.device_of(points):  # Triton launches on the current device, wherever the tensors are
-        tensors = points, table, encoded, *lattice(config, points.device)
+        tensors = points, table, encoded, *lattice(config, points.device)[:3]
         grid = (triton.cdiv(len(points), BLOCK), config.levels)
         _rows[grid](*tensors, len(points), **sizes, **indexing, SUM=tl.float64 if double else tl.float32, ADDS=adds)
 

@@ -24,10 +24,10 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     # weights (8, L·P) of the corners round each point in each level, x fastest
-    cells, factors, starts = lattice(config, points.device)
+    cells, factors, starts, last, kept = lattice(config, points.device)
     position = saturate(points).t().contiguous()[:, None] * cells  # (3, L, P)
     # NaN must stay in the weights, where it shows, and out of the indices, where it would crash
-    lower = position.detach().floor().clamp_(max=cells - 1).nan_to_num_(0.0)
+    lower = position.detach().floor().clamp_(max=last).nan_to_num_(0.0)
     upper = position - lower
     x, y, z = torch.stack([1 - upper, upper], dim=1)  # (2, L, P) of the lower and the upper side, an axis each
     weights = x * (y * z[:, None])[:, :, None]  # (2, 2, 2, L, P)
@@ -35,21 +35,21 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     first = lower.int() * factors
     x, y, z = torch.stack([first, first + factors], dim=1)
     y, z = y[:, None], z[:, None, None]
-    rows = torch.empty(weights.shape, dtype=torch.int32, device=points.device)
-    dense = config.dense_levels
-    torch.add(x[..., :dense, :] + y[..., :dense, :], z[..., :dense, :], out=rows[..., :dense, :])
-    combined = torch.bitwise_xor if config.indexing == "hashed" else torch.add
-    shared = combined(combined(x[..., dense:, :], y[..., dense:, :]), z[..., dense:, :])
-    torch.bitwise_and(shared, config.table_size - 1, out=rows[..., dense:, :])
-    features: Tensor = _WeightedRows.apply(table, rows.add_(starts).reshape(8, -1), weights.reshape(8, -1))
-    return features.reshape(config.levels, len(points), config.features).transpose(0, 1).flatten(1)
+    rows, dense = x + y + z, config.dense_levels
+    if config.indexing == "hashed":
+        shared = x[..., dense:, :] ^ y[..., dense:, :]
+        torch.bitwise_xor(shared, z[..., dense:, :], out=rows[..., dense:, :])
+    rows.bitwise_and_(kept).add_(starts)
+    features: Tensor = _WeightedRows.apply(table, rows.flatten(0, 2), weights.flatten(0, 2))
+    return features
 
 
 @lru_cache(maxsize=64)
-def lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Cells (L, 1), factors (3, L, 1) of coordinates in a point's number, first rows (L, 1); int32, the cells float32.
 
-    The numbers may pass 32 bits and wrap: of levels that share rows only the lowest bits count, others are smaller.
+    Then (L, 1) the last cells, float32, and the bits of a number that count. Numbers may pass 32 bits and wrap: of
+    levels that share rows only the lowest bits count, others are smaller.
     """
     factors = []
     for level, cells in enumerate(config.resolutions):
@@ -60,24 +60,28 @@ def lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, T
     with torch.inference_mode(False):  # they may be asked for again where gradients are wanted
         widths = torch.tensor(config.resolutions, dtype=torch.float32, device=device)[:, None]
         numbers = torch.tensor(factors, dtype=torch.int32, device=device).t()[..., None].contiguous()
-        return widths, numbers, torch.tensor(starts, dtype=torch.int32, device=device)[:, None]
+        kept = [-1] * config.dense_levels + [config.table_size - 1] * (config.levels - config.dense_levels)
+        first, bits = torch.tensor([starts, kept], dtype=torch.int32, device=device)[..., None]
+        return widths, numbers, first, widths - 1, bits
 
 
 class _WeightedRows(torch.autograd.Function):
-    """table (T, F), rows (8, N), weights (8, N) -> (N, F) weighted sums; the way back is faster than autograd's."""
+    """table (T, F), rows and weights (8, L, P) -> (P, L·F) weighted sums; the way back is faster than autograd's."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(table, rows, weights)
         if table.device.type == "cpu":  # fused there, of corners that lie side by side; elsewhere missing or not faster
-            bags, shares = rows.t().contiguous(), weights.t().contiguous()
-            ctx.bags = bags, shares
-            return F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
-        return (F.embedding(rows, table) * weights[..., None]).sum(0)
+            ctx.bags = bags, shares = [values.flatten(1).t().contiguous() for values in (rows, weights)]
+            sums = F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
+        else:
+            sums = (F.embedding(rows, table) * weights[..., None]).sum(0)
+        return sums.view(*rows.shape[1:], table.shape[1]).transpose(0, 1).flatten(1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
         table, rows, weights = ctx.saved_tensors
+        gradient = gradient.unflatten(1, (rows.shape[1], table.shape[1])).transpose(0, 1)  # (L, P, F)
         table_gradient = weights_gradient = None
         if ctx.needs_input_grad[0]:
             wide = weights.dtype in (torch.float32, torch.float64)  # what scipy knows
@@ -86,8 +90,8 @@ class _WeightedRows(torch.autograd.Function):
 
                 bags, shares = (values.detach().reshape(-1).numpy() for values in ctx.bags)
                 ends = np.arange(0, bags.size + 1, len(rows), dtype=bags.dtype)
-                matrix = csc_matrix((shares, bags, ends), shape=(len(table), rows.shape[1]), copy=False)
-                table_gradient = torch.from_numpy(matrix @ gradient.contiguous().numpy()).to(table.dtype)
+                matrix = csc_matrix((shares, bags, ends), shape=(len(table), rows[0].numel()), copy=False)
+                table_gradient = torch.from_numpy(matrix @ gradient.flatten(0, 1).numpy()).to(table.dtype)
             else:
                 parts = (weights[..., None] * gradient).reshape(-1, table.shape[1])
                 table_gradient = gradient.new_zeros(table.shape).index_add(0, rows.reshape(-1), parts)

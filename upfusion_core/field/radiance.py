@@ -97,19 +97,18 @@ class RadianceField(nn.Module):
             check_finite("points", points)
         if points.shape[-1:] != (3,):
             raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
-        low, high = self.aabb
-        if low.dtype not in (torch.float32, torch.float64):  # its densities reach beyond what half precision holds
-            raise FieldError(f"a field must be float32 to be asked, got {low.dtype}; bring it back by .float()")
+        extent, kind = self.config.half_extent, self.aabb.dtype
+        if kind not in (torch.float32, torch.float64):  # its densities reach beyond what half precision holds
+            raise FieldError(f"a field must be float32 to be asked, got {kind}; bring it back by .float()")
         points = points.float()
-        hidden = self.grid((points.reshape(-1, 3) - low) / (high - low))
+        hidden = self.grid((points.reshape(-1, 3) + extent) / (2 * extent))
         for layer in self.mlp[:-1]:
             hidden = torch.relu(layer(hidden))
-        logits = self.mlp[-1](hidden).reshape(*points.shape[:-1], 4)
+        logit, color = self.mlp[-1](hidden).reshape(*points.shape[:-1], 4).split((1, 3), dim=-1)
         # as in the release: sigma = exp(logit + 5·exp(-|x|² / (2·0.2²)))
-        blob = self.config.blob_weight * torch.exp(-points.square().sum(-1) / (2 * self.config.blob_sigma**2))
-        density: Tensor = _TruncatedExp.apply(logits[..., 0] + blob)
-        outside = ((points < low) | (points > high)).any(-1)
-        return torch.where(outside, 0.0, density), logits[..., 1:]
+        blob = torch.exp(points.square().sum(-1) / (-2 * self.config.blob_sigma**2))
+        density: Tensor = _TruncatedExp.apply(logit.squeeze(-1).add(blob, alpha=self.config.blob_weight))
+        return density.masked_fill(points.abs().amax(-1) > extent, 0.0), color
 
     def render(
         self,
@@ -137,18 +136,15 @@ class RadianceField(nn.Module):
         keep: float = 0.05,
         on_step: OnStep | None = None,
     ) -> "MeshAsset":
-        """The field's surface as a mesh with coloured vertices or a texture; see `surface.extract.extract_mesh`.
+        """The field's surface as a mesh; see `surface.extract.extract_mesh`.
 
         Args:
             resolution: samples along the longest side of the object's own box, 8 to 1024.
             threshold: density of the surface, per scene unit; None lets silhouettes agree with the field's opacity.
-            texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices instead.
-            faces: most triangles the mesh may have, at least 16; None keeps all.
-            keep: pieces with less than this share of the largest one's volume are removed as floaters.
+            texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices.
+            faces: most triangles, at least 16; None keeps all. keep: smaller shares of the largest piece's volume go.
 
-        Raises:
-            FieldError: nothing is dense enough, the field fills its box, or its density is not finite.
-            MissingPackageError: `texture_size` or `faces` needs a package that is not installed.
+        Raises FieldError: nothing is dense enough, or all, or density is not finite. MissingPackageError: of an option.
         """
         from .. import extract_mesh  # by the package's public names: surfaces are made of fields, and import them
 

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from ..config import RaySampling
 from ..geometry import camera_rays, numbers
@@ -41,16 +43,15 @@ class RenderedRays:
     distances: Tensor  # (R, S), as lengths and weights
     lengths: Tensor
     weights: Tensor
+    asked: Tensor | None = None  # how many samples could be seen, where something told
 
 
 def intersect_box(rays: Rays, aabb: Tensor, near: float = 0.05) -> tuple[Tensor, Tensor, Tensor]:
     """Where rays enter, at least `near` away, and leave the box aabb (2, 3): distances, 0 for a miss, and bool hits."""
     # a direction of exactly 0 along an axis would give 0 · inf = NaN on a face of the box
-    tiny = torch.full_like(rays.directions, 1e-12)
-    inverse = 1 / torch.where(rays.directions.abs() < 1e-12, tiny, rays.directions)
-    first, second = (aabb[0] - rays.origins) * inverse, (aabb[1] - rays.origins) * inverse
-    entry = torch.minimum(first, second).amax(-1).clamp(min=near)
-    leave = torch.maximum(first, second).amin(-1)
+    inverse = 1 / rays.directions.masked_fill(rays.directions.abs() < 1e-12, 1e-12)
+    sides = (aabb[:, None] - rays.origins) * inverse  # (2, R, 3)
+    entry, leave = sides.amin(0).amax(-1).clamp(min=near), sides.amax(0).amin(-1)
     hit = leave > entry
     zero = torch.zeros_like(entry)
     return torch.where(hit, entry, zero), torch.where(hit, leave, zero), hit
@@ -58,14 +59,12 @@ def intersect_box(rays: Rays, aabb: Tensor, near: float = 0.05) -> tuple[Tensor,
 
 def stratified_distances(near: Tensor, far: Tensor, count: int, generator: Random | None = None) -> Tensor:
     """(R,) ends -> (R, count) ascending distances, one in each of `count` equal parts: its middle, or drawn there."""
-    part = torch.arange(count, device=near.device, dtype=near.dtype)
-    place = (part + _offsets((*near.shape, count), near, generator)) / count
-    return near[..., None] + (far - near)[..., None] * place
+    return torch.lerp(near[..., None], far[..., None], _places((*near.shape, count), near, generator))
 
 
 def interval_edges(distances: Tensor, near: Tensor, far: Tensor) -> Tensor:
     """(R, S) ascending distances -> (R, S+1) edges half-way between neighbours, the outer ones on `near` and `far`."""
-    middles = (distances[..., 1:] + distances[..., :-1]) / 2
+    middles = torch.lerp(distances[..., :-1], distances[..., 1:], 0.5)
     return torch.cat([near[..., None], middles, far[..., None]], dim=-1)
 
 
@@ -73,15 +72,14 @@ def importance_distances(edges: Tensor, weights: Tensor, count: int, generator: 
     """(R, count) ascending distances, distributed as the histogram `weights` (R, S) over `edges` (R, S+1)."""
     # upstream: a floor, which also serves rays that meet nothing; NaN is for the loss to find, places stay finite
     weights = weights.detach().nan_to_num(0.0) + 1e-5
-    cdf = torch.cumsum(weights / weights.sum(-1, keepdim=True), dim=-1)
-    cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1)
-    part = torch.arange(count, device=edges.device, dtype=edges.dtype)
-    wanted = (part + _offsets((*weights.shape[:-1], count), edges, generator)) / count
+    cdf = pad(torch.cumsum(weights / weights.sum(-1, keepdim=True), dim=-1), (1, 0))
+    wanted = _places((*weights.shape[:-1], count), edges, generator)
     upper = torch.searchsorted(cdf, wanted.contiguous(), right=True).clamp(1, weights.shape[-1])
-    low_cdf, high_cdf = cdf.gather(-1, upper - 1), cdf.gather(-1, upper)
-    low, high = edges.gather(-1, upper - 1), edges.gather(-1, upper)
-    share = ((wanted - low_cdf) / (high_cdf - low_cdf).clamp(min=1e-12)).clamp(0, 1)
-    return (low + (high - low) * share).detach()
+    both = torch.stack([cdf, edges])
+    low, high = (both.gather(-1, place.expand(2, *place.shape)) for place in (upper - 1, upper))
+    width = high - low
+    share = ((wanted - low[0]) / width[0].clamp(min=1e-12)).clamp(0, 1)
+    return torch.addcmul(low[1], width[1], share).detach()
 
 
 def sum_before(values: Tensor) -> Tensor:
@@ -92,7 +90,8 @@ def sum_before(values: Tensor) -> Tensor:
 
 def weights_from_density(density: Tensor, lengths: Tensor) -> Tensor:
     """(..., S) density, lengths -> share of the pixel that each part colours: 1, 1 over ln 2, ln 2 gives 0.5, 0.25."""
-    return torch.exp(-sum_before(density * lengths)) * -torch.expm1(-density * lengths)
+    passed = density * -lengths  # logarithm of the light that passes
+    return torch.exp(sum_before(passed)) * -torch.expm1(passed)
 
 
 def render_rays(
@@ -113,40 +112,46 @@ def render_rays(
     """
     sampling = sampling or RaySampling()
     near, far, _ = intersect_box(rays, aabb, sampling.near)
+    looked: list[Tensor] = []
 
-    def ask(distances: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
-        """Density (R, S) and rgb (R, S, 3) at distances (R, S) along the rays; both 0 where nothing can be seen."""
-        points = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
+    def ask(distances: Tensor, lengths: Tensor) -> Tensor:
+        """(R, S, 4) density and rgb at distances (R, S), 0 where nothing is seen, then perhaps a row of waste."""
+        points = torch.addcmul(rays.origins[..., None, :], rays.directions[..., None, :], distances[..., None])
         if visible is None:
-            return field(points)
-        seen, count = visible(points, edges.diff(dim=-1)).reshape(-1), distances.numel()
+            density, rgb = field(points)
+            return torch.cat([density[..., None], rgb], dim=-1)
+        seen, count = visible(points, lengths).reshape(-1), distances.numel()
+        looked.append(seen)
         if most is None:
             chosen = seen.nonzero()[:, 0]
         else:  # places of the first, second, … True; what there is none of goes to a row behind all, and away with it
             wanted = torch.arange(1, min(most, count) + 1, device=seen.device)
             chosen = torch.searchsorted(seen.cumsum(0), wanted)
-        some_density, some_rgb = field(points.reshape(-1, 3)[chosen.clamp(max=count - 1)])
-        density = some_density.new_zeros(count + 1).index_copy(0, chosen, some_density)[:count]
-        rgb = some_rgb.new_zeros(count + 1, 3).index_copy(0, chosen, some_rgb)[:count]
-        return density.reshape(distances.shape), rgb.reshape(*distances.shape, 3)
+        density, rgb = field(points.reshape(-1, 3)[chosen.clamp(max=count - 1)])
+        some = torch.cat([density[..., None], rgb], dim=-1)
+        found = some.new_zeros(count + distances.shape[-1], 4).index_copy_(0, chosen, some)
+        return found.view(-1, distances.shape[-1], 4)
 
     distances = stratified_distances(near, far, sampling.uniform, generator)
     edges = interval_edges(distances, near, far)
-    density, rgb = ask(distances, edges)
-    if sampling.importance:
-        weights = weights_from_density(density.detach(), edges.diff(dim=-1))
-        further = importance_distances(edges, weights, sampling.importance, generator)
-        further_density, further_rgb = ask(further, interval_edges(further, near, far))
-        distances, order = torch.cat([distances, further], dim=-1).sort(dim=-1, stable=True)
-        density = torch.cat([density, further_density], dim=-1).gather(-1, order)
-        rgb = torch.cat([rgb, further_rgb], dim=-2).gather(-2, order[..., None].expand(*order.shape, 3))
-        edges = interval_edges(distances, near, far)
     lengths = edges.diff(dim=-1)
-    weights = weights_from_density(density, lengths)
+    found = ask(distances, lengths)
+    if sampling.importance:
+        weights = weights_from_density(found.detach()[: len(near), :, 0], lengths)
+        further = importance_distances(edges, weights, sampling.importance, generator)
+        found = torch.cat([found, ask(further, interval_edges(further, near, far).diff(dim=-1))], dim=-2)
+        distances, order = torch.cat([distances, further], dim=-1).sort(dim=-1, stable=True)
+        found = found.gather(-2, order[..., None].expand(*order.shape, 4))
+        lengths = interval_edges(distances, near, far).diff(dim=-1)
+    else:
+        found = found[: len(near)]
+    density, rgb = found.split((1, 3), dim=-1)
+    weights = weights_from_density(density.squeeze(-1), lengths)
     opacity = weights.sum(-1)
-    seen = (weights[..., None] * rgb).sum(-2) + (1 - opacity)[..., None] * _background(background, rgb)
-    depth = (weights * distances).sum(-1) / opacity.clamp(min=1e-6)
-    return RenderedRays(seen, opacity, depth, distances, lengths, weights)
+    light, depth = (weights[..., None] * torch.cat([rgb, distances[..., None]], dim=-1)).sum(-2).split((3, 1), dim=-1)
+    seen = light + (1 - opacity)[..., None] * _background(background, rgb)
+    depth = depth.squeeze(-1) / F.threshold(opacity, 1e-6, 1e-6)
+    return RenderedRays(seen, opacity, depth, distances, lengths, weights, torch.cat(looked).sum() if looked else None)
 
 
 def render_views(
@@ -159,10 +164,11 @@ def render_views(
     sampling: RaySampling | None = None,
     visible: VisibleFunction | None = None,
     density: Callable[[Tensor], Tensor] | None = None,
-    generator: Random | None = None,
+    generator: torch.Generator | None = None,
     chunk: int | None = None,
 ) -> RenderedViews:
-    """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time.
+    """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time, of which,
+    being differentiated, several are not kept but computed anew on the way back.
 
     Where nothing is seen the field is not asked: as `visible` says, or as its `density` tells when that is given and
     the pictures are large enough to repay the look.
@@ -178,7 +184,7 @@ def render_views(
     chunk = chunk if chunk is not None else CPU_RAYS if aabb.device.type == "cpu" else RAYS
     for name, value, most in (("size", height, MAX_SIDE), ("size", width, MAX_SIDE), ("chunk", chunk, 2**30)):
         check_count(name, value, 1, most)
-    check_unit_range("background", _background(background, aabb), "1.0 is white")
+    check_unit_range("background", torch.as_tensor(_background(background, aabb)), "1.0 is white")
     cameras = cameras.to(aabb.device)
     rays = camera_rays(cameras, height, width)
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
@@ -188,16 +194,27 @@ def render_views(
     if density is not None and visible is None and asked > 2 * (2 * RENDERED_CELLS) ** 3:
         visible = OccupancyGrid.seen_whole(density, aabb)
 
+    drawn = []
+    if generator is not None:
+        sizes = [(len(origins), count) for count in (samples.uniform, samples.importance)]
+        drawn = [torch.rand(size, generator=generator, device=generator.device).to(aabb) for size in sizes]
+
     def part(chosen: slice) -> Tensor:
-        some = Rays(origins[chosen], directions[chosen])
-        seen = render_rays(
-            field, some, aabb, sampling=sampling, background=background, visible=visible, generator=generator
-        )
+        some, jitter = Rays(origins[chosen], directions[chosen]), iter([each[chosen] for each in drawn])
+        options: dict[str, Any] = {"visible": visible, "generator": jitter if drawn else None}
+        seen = render_rays(field, some, aabb, sampling=sampling, background=background, **options)
         return torch.cat([seen.rgb, seen.opacity[:, None], seen.depth[:, None]], dim=-1)
 
-    seen = torch.cat(list(Chunk(chunk, "ray").map(part, len(origins))))
+    anew = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False)
+    look = anew if torch.is_grad_enabled() and len(origins) > chunk else part
+    seen = torch.cat(list(Chunk(chunk, "ray").map(look, len(origins))))
     picture = seen.reshape(len(cameras), height, width, 5).permute(0, 3, 1, 2)
     return RenderedViews(picture[:, :3], picture[:, 3:4], picture[:, 4:5])
+
+
+def _places(shape: tuple[int, ...], like: Tensor, generator: Random | None) -> Tensor:
+    """Ascending places in [0, 1) along the last axis, one in each of as many equal parts: see `_offsets`."""
+    return (torch.arange(shape[-1], device=like.device) + _offsets(shape, like, generator)) / shape[-1]
 
 
 def _offsets(shape: tuple[int, ...], like: Tensor, generator: Random | None) -> Tensor:
@@ -209,9 +226,9 @@ def _offsets(shape: tuple[int, ...], like: Tensor, generator: Random | None) -> 
     return next(generator).to(like).reshape(shape)
 
 
-def _background(background: Tensor | float, like: Tensor) -> Tensor:
-    if isinstance(background, int | float):  # made on a GPU, which the host need not wait for
-        return torch.full((), float(background), dtype=like.dtype, device=like.device)
+def _background(background: Tensor | float, like: Tensor) -> Tensor | float:
+    if isinstance(background, int | float):
+        return float(background)
     color = (background if isinstance(background, Tensor) else numbers("background", background)).to(like)
     if color.shape not in ((), (3,)):
         raise InputError(f"background must be a number or (3,) RGB, got {tuple(color.shape)}; 1.0 is white")
@@ -225,6 +242,7 @@ class OccupancyGrid(nn.Module):
     """
 
     aabb: Tensor
+    cells_per_unit: Tensor  # (3,)
     density: Tensor  # (N, N, N), axes x, y, z, as remembered
     occupied: Tensor  # whether a cell or one of its 26 neighbours was last seen denser than `empty`
     solid: Tensor  # the least density of all 27
@@ -236,6 +254,7 @@ class OccupancyGrid(nn.Module):
         self.reach = math.inf  # most of a length that the least density of a sample's neighbourhood is taken for
         shape = (cells, cells, cells)
         self.register_buffer("aabb", aabb.detach().clone(), persistent=False)
+        self.register_buffer("cells_per_unit", cells / (self.aabb[1] - self.aabb[0]), persistent=False)
         self.register_buffer("density", torch.zeros(shape, device=aabb.device))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool, device=aabb.device))
         self.register_buffer("solid", torch.zeros(shape, device=aabb.device))
@@ -289,9 +308,10 @@ class OccupancyGrid(nn.Module):
     def forward(self, points: Tensor, lengths: Tensor) -> Tensor:
         """Ascending points (R, S, 3) along rays, with the lengths (R, S) they stand for -> (R, S) bool."""
         cells = len(self.density)
-        low, high = self.aabb
-        place = ((points - low) * (cells / (high - low))).nan_to_num(0.0).clamp(0, cells - 1).int()
-        number = ((place[..., 0] * cells + place[..., 1]) * cells + place[..., 2]).reshape(-1)
+        place = ((points - self.aabb[0]) * self.cells_per_unit).int().clamp_(0, cells - 1)  # of NaN any
+        x, y, z = place.reshape(-1, 3).unbind(-1)
+        number = z.add(y.add(x, alpha=cells), alpha=cells)
         occupied = self.occupied.reshape(-1).index_select(0, number).reshape(lengths.shape)
-        depth = self.solid.reshape(-1).index_select(0, number).reshape(lengths.shape) * lengths.clamp(max=self.reach)
+        reached = lengths if math.isinf(self.reach) else lengths.clamp(max=self.reach)
+        depth = self.solid.reshape(-1).index_select(0, number).reshape(lengths.shape) * reached
         return occupied & (sum_before(depth) < self.hidden_depth)

@@ -44,7 +44,7 @@ def point_rays(cameras: Cameras, points: Tensor) -> Rays:
     """(N, ..., 3) rays of N cameras through `points` (N, ..., 2), any places (x, y) of their pictures in NDC."""
     axes = (-1,) + (1,) * (points.ndim - 2)
     x, y = ((points - cameras.principal.reshape(*axes, 2)) / cameras.focal.reshape(*axes, 2)).unbind(-1)
-    local = torch.stack([-x, y, -torch.ones_like(x)], dim=-1)  # along the camera's axes, 1 deep
+    local = torch.stack([-x, y, torch.full_like(x, -1.0)], dim=-1)  # along the camera's axes, 1 deep
     directions = normalize(torch.einsum("nij,n...j->n...i", cameras.camera_to_world[:, :3, :3], local), dim=-1)
     return Rays(cameras.centers.reshape(*axes, 3).expand_as(directions), directions)
 

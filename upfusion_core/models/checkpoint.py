@@ -132,8 +132,7 @@ def recommended_guidance(weights: str | Path) -> float:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a folder or a merged `.safetensors` without loading it; checks every name and shape.
 
-    Raises:
-        CheckpointError: a file is missing, damaged or of another kind, or names do not fit: all are in the one message.
+    Raises CheckpointError: a file is missing, damaged or another kind, or names do not fit: all are in the one message.
     """
     path = weights_path(path)
     content, source, weights, facts = _read_folder(path) if path.is_dir() else _read_merged(path)
@@ -331,8 +330,7 @@ def load_conditioning_networks(
     Args:
         ops: a namespace with torch.nn's layers, e.g. one whose layers cast their weights to their input's precision.
 
-    Raises:
-        CheckpointError: some weights are NaN, infinite or too large for `dtype`.
+    Raises CheckpointError: some weights are NaN, infinite or too large for `dtype`.
     """
 
     def loaded(kind: Any, sizes: object, prefix: str) -> Any:  # noqa: ANN401 - one of the three classes

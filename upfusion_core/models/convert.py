@@ -40,8 +40,7 @@ def convert(
         dtype: precision of all floating-point weights but schedule buffers and stored text embeddings; None keeps it.
         facts: how the weights were made, as JSON, for a merged file's metadata; None keeps the source's.
 
-    Raises:
-        CheckpointError: the source is not a whole checkpoint. OutputError: the destination cannot be written.
+    Raises CheckpointError: the source is not a whole checkpoint. OutputError: the destination cannot be written.
     """
     if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
         raise InputError(f"dtype must be float16, bfloat16 or float32, got {dtype}")

@@ -377,9 +377,7 @@ def distill(
         photo_cameras: where the photos were taken from; `fast` fits the accepted ones. Unless given, those that the
             scene's photos were prepared with, else estimates.
 
-    Raises:
-        InputError, CheckpointError: the checkpoint belongs to another run, or is damaged.
-        FieldError: the loss is no longer finite.
+    Raises InputError, CheckpointError: the checkpoint is another run's, or damaged. FieldError: the loss is not finite.
     """
     config, generator = config or DistillConfig.fast(), generator or torch.Generator().manual_seed(0)
     check_type("scene", scene, SceneEncoding, "make it with encode")

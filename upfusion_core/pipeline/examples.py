@@ -59,8 +59,7 @@ def example_count() -> int:
 def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
     """An object that comes with the package, with some of its six photos.
 
-    Raises:
-        InputError: there is no such object, or not so many photos, or the package lacks its files.
+    Raises InputError: there is no such object, or not so many photos, or the package lacks its files.
     """
     names = _bundled("about.json")["objects"]
     check_count("number", number, 0, len(names) - 1)

@@ -134,12 +134,9 @@ def fit_views(
         views: GivenViews, or NovelViews; the object about the origin, seen whole where a picture shows it.
         field: one to go on from, which stays as it is; None begins anew, as fine as the finest picture, as large as
             the silhouettes leave room for.
-        config: FitConfig.views() unless given.
-        on_step: called after each step with its preview; raising from it stops the fit.
+        config: FitConfig.views() unless given. on_step: called after each step; raising from it stops the fit.
 
-    Raises:
-        InputError: the silhouettes leave nothing that all cameras can see.
-        FieldError: the loss is no longer finite.
+    Raises InputError: the silhouettes leave nothing that all cameras can see. FieldError: the loss is not finite.
     """
     pictures, generator = fitted_pictures(views), generator or torch.Generator().manual_seed(0)
     if field is not None:

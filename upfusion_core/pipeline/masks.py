@@ -86,8 +86,7 @@ def find_object(
     one is taken whose outline meets the picture's edges better. The photo may be `shrunk` times smaller; the coverage
     is as small.
 
-    Raises:
-        PhotoError: another size, more than two values, or one alone; the sentence names `label`.
+    Raises PhotoError: another size, more than two values, or one alone; the sentence names `label`.
     """
 
     def edges_met(tried: Tensor) -> float:

@@ -38,14 +38,12 @@ def load_photo_cameras(
     and turned by EXIF.
 
     Args:
-        path: the file, or a folder such as COLMAP's project.
-        photos: the photos' files, the reference first; any of those that the file knows.
+        path: the file, or a folder such as COLMAP's. photos: files of those that it knows, the reference first.
         masks: one a photo; the object's centre is where the middles of the silhouettes meet. Photos with alpha need
             none; without any, it is where the optical axes meet.
         elevation_degrees: photo 1's, where the file does not know what is up.
 
-    Raises:
-        InputError: the file cannot be read, a photo has no camera, or a camera is none; the sentence names it.
+    Raises InputError: the file cannot be read, a photo has no camera, or a camera is none; the sentence names it.
     """
     path = Path(path)
     files, sizes = [Path(photo) for photo in photos], []
@@ -103,9 +101,6 @@ def cameras_round_object(
     return Cameras(framed.float(), ndc[:, 0], ndc[:, 1])
 
 
-# ---- which camera is whose
-
-
 def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | None], list[str]]:
     """The camera of each photo by the strictest rule that finds any, and what had to be forgiven."""
 
@@ -152,9 +147,6 @@ def _stem(name: PurePosixPath) -> str:
     return name.stem if known else name.name
 
 
-# ---- a file's camera becomes one of the upright photo
-
-
 def _upright(entry: FileCamera, stored: tuple[int, int], orientation: int, label: str) -> tuple[Tensor, Lens]:
     """The camera and lens of a photo as one sees it, in its own pixels, by the size of its stored ones."""
     turned = stored[::-1] if orientation >= 5 else stored
@@ -191,9 +183,6 @@ def _same_shape(file: tuple[float, float], photo: tuple[int, int]) -> bool:
     """Whether a photo may be the file's picture made smaller: its sides are rounded to whole pixels."""
     scale = max(photo[0] / file[0], photo[1] / file[1])
     return all(abs(side - scale * told) <= 1.0 for told, side in zip(file, photo, strict=True))
-
-
-# ---- a file's world becomes photo 1's frame
 
 
 def _rigid(matrices: Tensor, labels: Sequence[str]) -> Tensor:

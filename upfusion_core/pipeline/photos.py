@@ -68,8 +68,7 @@ def prepare_views(
         sense: what masks mean, all of them or each. "white": black-and-white and soft ones are white (1) on the object,
             of two other values that of most of the border is nothing. "border": so for all. "told": 1 on the object.
 
-    Raises:
-        PhotoError: a photo or mask cannot be used. InputError: a wrong number or option. MissingPackageError: no rembg.
+    Raises PhotoError: a photo or mask cannot be used. InputError: a wrong number or option. MissingPackageError: rembg.
     """
     check_count("size", size, 16, 4096)
     check_range("margin", margin, 1.0, 8.0)

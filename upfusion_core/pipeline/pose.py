@@ -8,6 +8,7 @@ it, none is trusted.
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import combinations, count, pairwise
 
@@ -162,11 +163,10 @@ def _refined(
 
 
 def photo_sheet(photos: Tensor, seen: Tensor, cameras: PhotoCameras, size: int) -> Tensor:
-    """(3, H, W): photos (V, 3, S, S), grey where they are refused, beside what is seen from their cameras."""
+    """(3, H, W): photos (V, 3, S, S), grey where they are refused, the reason, and what their cameras see."""
     grey = 0.35 * photos.mean(dim=1, keepdim=True) + 0.65
     shown = torch.where(cameras.accepted[:, None, None, None], photos.cpu(), grey.cpu())
-    pairs = enumerate(zip(cameras.accepted.tolist(), cameras.score.tolist(), strict=True), 1)
-    labels = [f"photo {n}\n{'found' if used else 'refused'}\ntrust {score:.2f}" for n, (used, score) in pairs]
+    labels = [textwrap.fill(line, 24) for line in cameras.report().splitlines()]
     return labelled_sheet({"photo": shown, "seen from there": seen}, labels, size)
 
 

@@ -90,7 +90,8 @@ class ReferenceFitter:
         self._begun = self.generator.get_state()
         view, index = (int(values[self.iteration]) for values in self.order)
         field, size, cond = self.field, self.model.image_size // 2, self.cond[view]
-        options: dict[str, Any] = {"sampling": self.schedule.sampling, "chunk": size * size}
+        # of so many rays the activations are in memory at a time
+        options: dict[str, Any] = {"sampling": self.schedule.sampling, "chunk": 2**11}
         small = render_views(field, field.aabb, cond.cameras, size, generator=self.generator, **options)
         rgb, opacity = (F.interpolate(value, scale_factor=2, mode="bilinear") for value in (small.rgb, small.opacity))
         prior, guidance = self.model.prior, self.config.guidance

@@ -57,16 +57,13 @@ class UpFusion(ViewSynthesizer):
     def load(
         cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "UpFusion":
-        """A model from a folder of weights or a merged `.safetensors` file.
+        """A model from a folder of weights or a merged `.safetensors` file; CheckpointError as `open_checkpoint`.
 
         Args:
             path: where it is; the text "mini" is the small model that comes with the package.
             device: None takes CUDA, then MPS, then the CPU, whichever there is.
             dtype: precision of all networks; None takes float32 on a CPU and float16 elsewhere. On a CPU, weights
                 stored in this precision stay mapped from the file.
-
-        Raises:
-            CheckpointError: see open_checkpoint.
         """
         if not isinstance(path, str | os.PathLike):
             raise InputError(f'path must name weights, got {path!r:.40}; give a file, a folder or "mini"')
@@ -120,9 +117,7 @@ class UpFusion(ViewSynthesizer):
 
         A checkpoint without text encoder and stored embeddings works without a prompt: its text is zeros.
 
-        Raises:
-            CheckpointError: a prompt is given, but the checkpoint has no text encoder.
-            MissingPackageError: CLIP's vocabulary is not installed.
+        Raises CheckpointError: the checkpoint has no text encoder. MissingPackageError: CLIP's vocabulary is not there.
         """
         prompt = DEFAULT_PROMPT if prompt is None else prompt
         check_type("prompt", prompt, str)

@@ -84,7 +84,8 @@ def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:
 def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
     """(3, H, W): a column of (N, 3, S, S), shown at `size`, under each title, beside the labels of N or more rows."""
     font = ImageFont.load_default(max(10, size // 9))
-    head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
+    head, gap, lines = round(size / 5), max(2, size // 32), "\n".join(rows).split("\n")
+    margin = max(round(size / 1.6), math.ceil(max(map(font.getlength, lines))) + 2 * gap)
     width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)

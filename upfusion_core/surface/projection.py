@@ -116,14 +116,11 @@ def project_photos(
 
     Args:
         mesh: in the cameras' world; its own colours stay where no photo sees it, levelled to the photos'.
-        photos: each (3, H, W), uint8, or float in [0, 1]; of any size and number.
-        cameras: one a photo, of the whole photo.
+        photos: each (3, H, W), uint8, or float in [0, 1]; of any size and number. cameras: one a photo, of the whole.
         masks: (H, W) in [0, 1], 1 on the object, one a photo. With them a photo counts by how well its outline fits.
-        size: side of the texture in texels, up to 8192.
-        on_step: told (step, 100, preview); the preview is the texture so far.
+        size: side of the texture, up to 8192. on_step: told (step, 100, preview), which is the texture so far.
 
-    Raises:
-        InputError: photos, cameras and masks are not as many, or nothing of the mesh is seen.
+    Raises InputError: photos, cameras and masks are not as many, or nothing of the mesh is seen.
     """
     check_count("size", size, 64, 8192)
     GivenViews(photos, cameras, masks)  # says what is wrong with any of them
@@ -152,9 +149,6 @@ def project_photos(
     dilate(texture.view(3, size, size), covered.view(size, size), lambda share: report(0.95 + 0.05 * share))
     report(1.0)
     return replace(mesh, texture=texture.view(3, size, size).clamp_(0, 1))
-
-
-# ---- what the photos are asked about
 
 
 def _unwrapped(mesh: MeshAsset, size: int, report: Callable[[float], None]) -> MeshAsset:
@@ -202,9 +196,6 @@ def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
             corner = picture[:, row.long().clamp(0, height - 1), column.long().clamp(0, width - 1)]
             found += corner.T.float() * ((1 - (x - column).abs()) * (1 - (y - row).abs()))[:, None]
     return found / 255
-
-
-# ---- levels and mixing
 
 
 def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float, list[float]]:

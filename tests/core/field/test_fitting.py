@@ -45,12 +45,12 @@ def test_losses_by_hand() -> None:
     weights, target = torch.tensor([1.0, 3.0, 0.0]), torch.zeros(3, 3)
     opacity, depth = (torch.tensor(values, requires_grad=True) for values in ([0.5, 1.0, 0.0], [2.0, 4.0, 7.0]))
     rgb = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [1, 1, 1]])
-    seen = RenderedRays(rgb, opacity, depth, torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]))
+    seen = RenderedRays(rgb, opacity, depth, torch.tensor([[1.0, 2.0]] * 3), torch.zeros(3, 2), torch.full((3, 2), 0.5))
     losses = fit_losses(seen, target, torch.tensor([1.0, 0.0, 0.0]), weights)
     expected = {"color": (1 / 3 + 3 * 0.25) / 3, "opacity": 3.25 / 3, "distortion": 0.5, "depth": 5 / 3, "crisp": 1 / 3}
     assert {name: float(value.detach()) for name, value in losses.items()} == pytest.approx(expected)
-    losses["depth"].backward()
-    assert opacity.grad is None  # it moves light, and makes nothing more or less opaque
+    losses["depth"].backward(retain_graph=True)
+    assert not opacity.grad.any()  # it moves light, and makes nothing more or less opaque
     losses["crisp"].backward()
     assert opacity.grad.tolist() == pytest.approx([0.0, -4 / 3, 4 / 3])  # towards the nearer of all and nothing
     assert "opacity" not in fit_losses(seen, target, None, weights)
@@ -59,7 +59,8 @@ def test_losses_by_hand() -> None:
     distances = torch.rand(3, 9, generator=generator).sort(dim=-1).values
     gap = (distances[:, :, None] - distances[:, None]).abs()
     expected = (weights[:, :, None] * weights[:, None] * gap).sum((1, 2)) + (weights**2 * lengths).sum(-1) / 3
-    torch.testing.assert_close(distortion_loss(weights, distances, lengths), expected.mean())
+    torch.testing.assert_close(distortion_loss(weights, distances, lengths), expected)
+    torch.autograd.gradcheck(distortion_loss, (weights.double().requires_grad_(), distances.double(), lengths.double()))
 
 
 def test_losses_fall() -> None:

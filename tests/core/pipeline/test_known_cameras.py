@@ -341,9 +341,6 @@ def test_a_name_that_two_entries_share_is_refused(tmp_path: Path) -> None:
         load_photo_cameras(path, scene.photos[:1])
 
 
-# ---- lenses
-
-
 def test_distortion_by_hand_and_turned() -> None:
     """At (.5, 0): r² = .25. OPENCV: 1 - .4 · .25 = .9 -> x .45 + p2 (.25 + 2 · .25) = .465, y = p1 · .25 = .005."""
     lens = Lens.of_model("OPENCV", (10, 10), {"fx": 5, "k1": -0.4, "p1": 0.02, "p2": 0.02})
