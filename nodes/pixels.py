@@ -49,7 +49,7 @@ class UpFusionLoadCameras(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, views: InputViews, path: str, photos: str) -> io.NodeOutput:
-        from ..upfusion_core import KnownCameras, load_photo_cameras, prepare_views
+        from ..upfusion_core import load_photo_cameras, prepare_views
 
         folder = folder_paths.get_input_directory()
         names = [line.strip() for line in photos.splitlines() if line.strip()]
@@ -66,7 +66,7 @@ class UpFusionLoadCameras(io.ComfyNode):
             ]
             ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
             cameras = Cameras(known.cameras.camera_to_world, ndc[:, 0], ndc[:, 1])
-            straight = KnownCameras(cameras, tuple(lenses), refused=known.refused, given=known.given)
+            straight = replace(known, cameras=cameras, lenses=tuple(lenses))
             pictures, masks = [source.rgb for source in sources], [source.mask for source in sources]
             straightened = prepare_views(pictures, masks, size=views.rgb.shape[-1], cameras=straight, sense="told")
             views = replace(straightened, left_out=views.left_out)

@@ -176,9 +176,6 @@ def place() -> str:
     return "?"
 
 
-# ---- an operation: what is refused, what waits, what launches
-
-
 class _Facts(NamedTuple):
     """What is asked of every operation."""
 
@@ -378,9 +375,6 @@ def _meta_is_meant() -> bool:
     return (current is not None and torch.device(current).type == "meta") or _FUNCTIONS.meta > 0
 
 
-# ---- what Python calls, before torch's C++ part looks at a phantom's own device
-
-
 class _Dispatch(TorchDispatchMode):
     """Sees operations without phantoms: tensors made on the device, or moved to it."""
 
@@ -506,9 +500,6 @@ class _AnyGenerator(metaclass=_GeneratorKind):
     """See _GeneratorKind."""
 
 
-# ---- CUDA graphs
-
-
 class Graph:
     """The operations of a capture; `replay` runs them again in the memory they were recorded with."""
 
@@ -543,9 +534,6 @@ class _Stream:
 
     def is_capturing(self) -> bool:
         return STATE.tape is not None
-
-
-# ---- the device
 
 
 def _forget() -> None:

@@ -27,9 +27,6 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "upfusion_core
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").glob("*.md"))]
 
 
-# ---- the reader's folder
-
-
 @pytest.fixture
 def folder(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of a reader with the files that the pages speak of, entered."""
@@ -74,9 +71,6 @@ def _small(rough: None, monkeypatch: pytest.MonkeyPatch) -> None:
         (reconstruct, "SHEET_SIZE", 32), (reconstruct, "DEMO_TURNTABLE_SIZE", 16), (training, "PROCEDURAL_POOL", 8),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-
-
-# ---- the pages
 
 
 def run_block(block: documented.Block, folder: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:

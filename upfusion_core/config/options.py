@@ -36,9 +36,6 @@ Curriculum = tuple[Step, Step]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], CONDUCT]
 
 
-# ---- parts that commands share
-
-
 @configuration
 class Folder:
     """Where a run's results go."""
@@ -158,9 +155,6 @@ class Spread:
     """Threads of torch in each, on which the last bits of results may hang."""
     cpus: Annotated[Count, CONDUCT] = 1
     """Of ray: processors that an actor takes."""
-
-
-# ---- the commands
 
 
 @configuration

@@ -67,9 +67,6 @@ def written(folder: Path) -> dict[str, tuple[int, bytes]]:
             for path in folder.rglob("*") if path.is_file()}  # fmt: skip
 
 
-# ---- lists
-
-
 def listed(folder: Path, text: str, suffix: str = ".csv") -> list[Job]:
     path = folder / f"list{suffix}"
     path.write_text(text, encoding="utf-8-sig")
@@ -129,9 +126,6 @@ def test_nothing_is_written_for_a_wrong_list(tmp_path: Path) -> None:
     assert "must hold objects" in refused("batch", tmp_path, "-o", tmp_path / "out")
     assert "what to reconstruct is needed" in refused("batch", "-o", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["list.csv"]
-
-
-# ---- runs
 
 
 def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path: Path) -> None:
@@ -198,9 +192,6 @@ def test_archives_and_addresses(address: str, archive: bool, tiny: Path, tmp_pat
     second.unlink()
     assert "2 objects finished" in done("batch", "--resume", "-o", f"{address}{out}")
     assert (first.stat().st_mtime_ns, second.is_file()) == (kept, True)
-
-
-# ---- spreading
 
 
 def ending(task: int) -> int:

@@ -20,7 +20,10 @@ from torch import Tensor
 from upfusion_core import (
     KnownCameras,
     PhotoCameras,
+    PhotoSearch,
     SourcePhoto,
+    UpFusion,
+    estimate_photo_cameras,
     load_photo_cameras,
     orbit_cameras,
     prepare_views,
@@ -307,7 +310,7 @@ WRONG: dict[str, tuple[Callable[[Scene], Path], str]] = {
     "a wide angle": (told(**NO_PIXELS | {"camera_angle_x": 3.2}), "angle of view in radians"),
     "pixels of what": (told(**NO_PIXELS | {"fl_x": 100}), "no size; add w and h"),
     "another shape": (told(h=48), "64 x 48 pixels and the photo has 64 x 64"),
-    "no frame": (lambda scene: told(frames=scene.frames()[:5])(scene), r"it has none for photo_6\.png"),
+    "no frame": (lambda scene: told(frames=scene.frames()[1:])(scene), r"it has none for photo_1\.png"),
     "twice": (lambda scene: told(frames=2 * scene.frames())(scene), "must be one picture"),
     "another lens": (told(camera_model="EQUIRECTANGULAR"), "got EQUIRECTANGULAR"),
     "not a matrix": (lambda scene: told(frames=scene.frames(transform_matrix=[[1]]))(scene), "3 or 4 rows of 4"),
@@ -333,15 +336,33 @@ def test_what_is_no_camera_is_refused(kind: str, tmp_path: Path) -> None:
         load_photo_cameras(path, scene.photos)
 
 
+def test_a_file_may_know_some_photos_only(model: UpFusion, tmp_path: Path) -> None:
+    scene = Scene(tmp_path).draw()
+    scene.photos.insert(2, scene.photos.pop())  # photo 6, which the file has not
+    path = told(frames=scene.frames()[:5])(scene)
+    known = load_photo_cameras(path, scene.photos)
+    assert (known.sought, known.refused, len(known.notes)) == ((2,), (2,), 1)
+    some = load_photo_cameras(path, [*scene.photos[:2], *scene.photos[3:]])
+    for name, value in vars(known.cameras).items():
+        assert torch.equal(value[[0, 1, 3, 4, 5]], getattr(some.cameras, name))
+    assert known.lenses[2] == known.lenses[0]  # they are of one size
+    views = prepare_views(scene.photos, size=32, cameras=known)
+    found = estimate_photo_cameras(model, model.encode(views), search=PhotoSearch(samples=16, sweeps=4))
+    assert [found.status(index) for index in range(6)] == ["reference", "given", "refused", *3 * ["given"]]  # a ball
+    Image.new("RGB", (48, 32)).save(tmp_path / "other.png")  # of another shape: photo 1's focal length
+    assert load_photo_cameras(path, [*scene.photos[:2], tmp_path / "other.png"]).lenses[2].focal == (75.0, 75.0)
+    written = written_cameras(found, views.sources or ())
+    path.write_text(json.dumps(written), encoding="utf-8")
+    again = load_photo_cameras(path, scene.photos).of_squares(views.sources or ())
+    assert [again.status(index) for index in range(6)] == [entry["status"] for entry in written["photos"]]
+
+
 def test_a_name_that_two_entries_share_is_refused(tmp_path: Path) -> None:
     scene = Scene(tmp_path).draw()
     scene.names = ["a/photo_1.png", "b/photo_1.png", *scene.names[2:]]
     path = scene.write({**scene.top(), "frames": scene.frames()})
     with pytest.raises(UpFusionError, match=r"may be a/photo_1\.png, b/photo_1\.png"):
         load_photo_cameras(path, scene.photos[:1])
-
-
-# ---- lenses
 
 
 def test_distortion_by_hand_and_turned() -> None:

@@ -175,9 +175,6 @@ def test_files_of_json(tmp_path: Path) -> None:
     assert shown("x" * 1000) == '"' + "x" * 59 + "..."
 
 
-# ---- what may be written where
-
-
 def _write(path: Path) -> None:
     with replacing(path) as partial:
         partial.write_text("new")
