@@ -18,7 +18,7 @@ from .convert import assets_from_mesh, glb_file, mesh_from_asset, plane_from_mas
 from .field import outline, trusted_cameras
 from .files import PREFIX, inside, next_output
 from .host import progress_hook
-from .sockets import CamerasSocket, FieldSocket, Placement, PlacementSocket, ViewsSocket, checked
+from .sockets import CamerasSocket, FieldSocket, FoundCameras, Placement, PlacementSocket, ViewsSocket, checked
 
 MOST_POINTS = 20_000  # sparse points of a data set
 GEOMETRY = io.Custom("DA3_GEOMETRY")  # of ComfyUI's own nodes, since 0.25: a dictionary of tensors
@@ -73,7 +73,7 @@ class UpFusionLoadCameras(io.ComfyNode):
         else:
             views = replace(views, cameras=known.of_squares(sources))
         assert views.cameras is not None, "they were put in above"
-        return io.NodeOutput(views.cameras.cameras, views, "\n".join(known.notes))
+        return io.NodeOutput(FoundCameras.of(views.cameras), views, "\n".join(known.notes))
 
 
 class UpFusionCamerasFromGeometry(io.ComfyNode):

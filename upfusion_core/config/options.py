@@ -66,7 +66,7 @@ class Photos:
     """Take photos without mask and alpha as they are, though their border is not white."""
     photo_cameras: Annotated[Path | None, SOURCE] = None
     """Where the photos were taken from: transforms.json, a folder of COLMAP's, cameras.json of splats, or the
-    photo_cameras.json of a run."""
+    photo_cameras.json of a run; cameras that it lacks, but for the first photo's, `fast` finds beside the others."""
 
 
 @configuration
