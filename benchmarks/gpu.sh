@@ -12,11 +12,11 @@
 #   fast     six photos to a textured GLB; at most 90 s and 8 GB of GPU memory
 #   render   rays a second
 #   scaling  cost against photos, cameras, pixels and rays
-#   paper    what cards should need for `fast` by arithmetic, bytes and launches, beside what the part fast measured here;
+#   paper    what cards should need for `fast` by arithmetic, bytes and launches, beside what the part fast measured;
 #            minutes on a CPU
 # A part that fails does not stop the others; the script then ends with status 1 and names it. PYTHON chooses the
-# interpreter. DRY_RUN=1 prints the commands and runs nothing. At the end summary.txt holds all tables: paste it into an issue
-# of the form "A GPU's figures", so that what was never measured gets known.
+# interpreter. DRY_RUN=1 prints the commands and runs nothing. At the end summary.txt holds all tables: paste it into an
+# issue of the form "A GPU's figures", so that what was never measured gets known.
 set -uo pipefail
 
 usage() { sed -n "2,19p" "$0" | sed 's/^# \{0,1\}//'; }
@@ -73,7 +73,7 @@ for part in $parts; do
             run scaling "$python" "$here/scaling.py" --weights "$weights" --device cuda --out "$out/scaling.json" \
                 --plot "$out/scaling.png"
             ;;
-        paper) run paper "$python" "$here/paper.py" --measured "$out/fast.json" --out "$out/paper.json" ;;
+        paper) run paper "$python" "$here/paper.py" --texture 2048 --measured "$out/fast.json" --out "$out/paper.json" ;;
     esac
 done
 

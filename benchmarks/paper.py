@@ -1,6 +1,6 @@
 """What a GPU should need at full size in float16: memory, arithmetic, bytes, launches, and seconds of a card, on paper.
 
-    python benchmarks/paper.py [--photos 6] [--measured fast.json] [--out results.json]
+    python benchmarks/paper.py [--photos 6] [--texture 1024] [--measured fast.json] [--out results.json]
 
 Every part is walked on a GPU that is not there (tests/phantom_cuda.py). Networks are walked without values, only for
 the sizes of what they make, so no weights are needed; the fit and the mesh, whose sizes depend on values, compute on
@@ -41,6 +41,7 @@ from measuring import write_json
 from upfusion_core import HostedUpFusion, RadianceField, orbit_cameras
 from upfusion_core.config import DistillConfig, FastSchedule, ModelConfig, ReferenceSchedule
 from upfusion_core.field.fitting import FieldFitter
+from upfusion_core.field.rendering import render_views
 from upfusion_core.models.checkpoint import build_networks
 from upfusion_core.pipeline.distill import targets_on_white
 from upfusion_core.pipeline.prior import DiffusersPrior
@@ -158,7 +159,7 @@ def networks(state: phantom_cuda.State, count: int) -> list[Row]:
     return [*rows, walk(state, "iteration", "reference", fitter.step)]
 
 
-def fields(state: phantom_cuda.State, weights: float) -> list[Row]:
+def fields(state: phantom_cuda.State, weights: float, texture: int) -> list[Row]:
     config = DistillConfig.fast()
     assert isinstance(config.schedule, FastSchedule)
     fit, views = config.schedule.fit, config.schedule.cameras
@@ -169,15 +170,14 @@ def fields(state: phantom_cuda.State, weights: float) -> list[Row]:
     targets = vars(targets_on_white(cameras, pictures))
     fitter = FieldFitter(field, **targets, config=fit, generator=torch.Generator().manual_seed(0))
     looks = -(-fit.iterations // fit.occupancy_every)
-    mesh = partial(field.extract_mesh, 256, texture_size=2048, faces=50_000)
+    seen: dict[str, Any] = {"sampling": fit.sampling, "visible": fitter.occupancy}
+    render = partial(render_views, field, field.aabb, cameras[0], SIZE, **seen)
     works: dict[str, tuple[Callable[[], object], int]] = {
         "step of a fit that looks where something is": (fitter.step, looks),
         "step of a fit": (fitter.step, fit.iterations - looks),
-        f"render of a view, {SIZE}²": (
-            torch.no_grad()(partial(field.render, cameras[0], SIZE)), views * (len(config.schedule.levels) - 1),
-        ),
-        "mesh of 256 samples, texture 2048²": (mesh, 1),
-    }  # fmt: skip
+        f"render of a view, {SIZE}²": (torch.no_grad()(render), views * (len(config.schedule.levels) - 1)),
+        f"mesh of 256 samples, texture {texture}²": (partial(field.extract_mesh, 256, texture_size=texture), 1),
+    }
     return [walk(state, name, "fast, draft", work, times, weights) for name, (work, times) in works.items()]
 
 
@@ -217,6 +217,7 @@ def _field(row: Row) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=6)
+    parser.add_argument("--texture", type=int, default=1024)
     parser.add_argument("--measured", type=Path, help="what benchmarks/distillation.py wrote on a card")
     parser.add_argument("--out", type=Path, help="where to write the result as JSON")
     given = parser.parse_args()
@@ -225,7 +226,7 @@ def main() -> None:
     with phantom_cuda.phantom(hollow=True) as state:
         rows = networks(state, given.photos)
     with phantom_cuda.phantom() as state:
-        rows += fields(state, rows[0]["peak_gb"])
+        rows += fields(state, rows[0]["peak_gb"], given.texture)
     there = given.measured is not None and given.measured.is_file()
     cards = print_cards(rows, json.loads(given.measured.read_text(encoding="utf-8")) if there else None)
     write_json(given.out, {"rows": rows, "cards": cards})

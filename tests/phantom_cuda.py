@@ -50,6 +50,14 @@ _PRODUCTS = {
     aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.mv.default, aten.dot.default,
     aten.convolution.default,
 }  # fmt: skip
+# what torch's table names for Apple's GPUs, but the oldest torch that is supported lacks there
+_NEW_ON_MPS = {
+    "grid_sampler_2d_backward",
+    "grid_sampler_3d",
+    "grid_sampler_3d_backward",
+    "index_reduce",
+    "index_reduce_",
+}
 _FREE = ("aten::detach", "aten::alias", "aten::view", "aten::_unsafe_view", "aten::empty", "aten::lift_fresh")
 
 
@@ -118,6 +126,8 @@ class Phantom(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Phantom:
+        if inner.layout is not torch.strided:
+            raise NotImplementedError(f"{inner.layout} on {STATE.device} at {place()}: Apple's GPUs lacked it for long")
         if inner.dtype in (torch.float64, torch.complex128):
             raise TypeError(
                 f"{inner.dtype} on {STATE.device} at {place()}: Apple's GPUs lack it, others are slow at it"
@@ -228,9 +238,9 @@ def _wrapped(value: Any) -> Any:
     return type(value)(map(_wrapped, value)) if type(value) in (list, tuple) else value
 
 
-def _check(func: Any, first: Any, tensors: list[Tensor]) -> None:
+def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
     """Raises where the GPU's operation would."""
-    facts = _facts(func)
+    facts, first = _facts(func), args[0] if args else None
     plain = [value for value in tensors if not isinstance(value, Phantom)]
     if func in _INDEXING:
         plain = [value for value in plain if value is first]  # indices may lie on the CPU, what is indexed may not
@@ -243,7 +253,11 @@ def _check(func: Any, first: Any, tensors: list[Tensor]) -> None:
         kinds = {value.dtype for value in tensors}
         if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
             raise RuntimeError(f"{func} needs one floating-point type, got {kinds} at {place()}")
-    if STATE.device.type == "mps" and facts.name in lacking_on_mps():
+    name = facts.name.split(".")[0]
+    lacks = (
+        facts.name in lacking_on_mps() or name in _NEW_ON_MPS or (name == "grid_sampler_2d" and args[2] == 2)
+    )  # cubic
+    if STATE.device.type == "mps" and (lacks or (name.startswith("scatter_reduce") and "mean" in args)):
         raise NotImplementedError(f"The operator '{func}' is not implemented for the MPS device (at {place()})")
 
 
@@ -299,7 +313,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if func is aten.copy_.default:
         return _copied(*args, **kwargs)
     if there:
-        _check(func, args[0] if args else None, tensors)
+        _check(func, args, tensors)
     _count(func, args, tensors)
     if STATE.store.type == "meta" and func is aten._local_scalar_dense.default:
         return args[0].inner.new_ones((), device="cpu").item()
@@ -463,7 +477,7 @@ def _attention(func: Any, args: Any, kwargs: Any) -> Any:
     query, key, value = given["query"], given["key"], given["value"]
     if not isinstance(query, Phantom):
         return NotImplemented
-    _check(aten.bmm.default, query, [query, key, value])
+    _check(aten.bmm.default, (query,), [query, key, value])
     return aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, given.get("dropout_p", 0.0), given.get("is_causal", False),
         attn_mask=given.get("attn_mask"), scale=given.get("scale"),

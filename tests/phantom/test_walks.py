@@ -181,6 +181,20 @@ def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -
             fitter.step()
 
 
+APPLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda x: x.to_sparse(),
+    "grid_sampler": lambda x: torch.grid_sampler(x[None, None], x[None, :, None, :2], 2, 0, False),
+    "scatter_reduce": lambda x: x.scatter_reduce(0, torch.zeros_like(x, dtype=torch.int64), x, "mean"),
+    "float64": lambda x: x.double(),
+}
+
+
+@pytest.mark.parametrize("name", APPLE)
+def test_what_apple_lacks_is_refused(name: str) -> None:
+    with phantom_cuda.phantom("mps") as state, pytest.raises((NotImplementedError, TypeError), match=name):
+        APPLE[name](torch.ones(4, 4, device=state.device))
+
+
 @pytest.mark.parametrize("stage", ["autoencoder", "encoder", "diffusion"])
 def test_a_step_of_training(state: State, tmp_path: Path, stage: str) -> None:
     config = tiny_config(stage)

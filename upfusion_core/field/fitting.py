@@ -204,7 +204,7 @@ class FieldFitter:
         if progress < config.coarse_share:
             rows, gradient = self.field.config.grid.rows, self.field.grid.table.grad
             assert gradient is not None, "it went backward"
-            gradient[sum(rows[: 2 + int((len(rows) - 2) * progress / config.coarse_share)]) :] = 0
+            gradient[sum(rows[: 2 + int((len(rows) - 2) * progress / config.coarse_share)]) :].zero_()
         finite = finite_gradient(total, list(self.field.mlp.parameters()))
         if on_cuda:
             for group, rate in zip(self.optimizer.param_groups, steered[-2:].unbind(), strict=True):
