@@ -44,15 +44,13 @@ def load_photo_cameras(
     and turned by EXIF.
 
     Args:
-        path: the file, or a folder such as COLMAP's project.
-        photos: the photos' files, the reference first, which the file must know; the others' cameras are `sought`
-            where it does not, and taken to have photo 1's lens.
+        path: the file, or a folder such as COLMAP's. photos: files, the reference first, which it must know; others
+            that it does not know are `sought`, and taken to have photo 1's lens.
         masks: one a photo; the object's centre is where the middles of the silhouettes meet. Photos with alpha need
             none; without any, it is where the optical axes meet.
         elevation_degrees: photo 1's, where the file does not know what is up.
 
-    Raises:
-        InputError: the file cannot be read, photo 1 has no camera, or a camera is none; the sentence names it.
+    Raises InputError: the file cannot be read, photo 1 has no camera, or a camera is none; the sentence names it.
     """
     path = Path(path)
     files, sizes = [Path(photo) for photo in photos], []
