@@ -96,17 +96,24 @@ def fast_fields(model: UpFusion, item: EvaluatedObject, weights: str, photos: in
     return row
 
 
-def one_object(model: UpFusion, item: EvaluatedObject, photos: int, fit: bool) -> dict[str, Any]:
-    """Errors, scores and acceptance of an object's photos but the first, and the PSNR of both fields."""
-    scene = model.encode(item.given(photos), reference_elevation_degrees=item.elevation_degrees)
+def one_object(model: UpFusion, item: EvaluatedObject, photos: int, fit: bool, known: int) -> dict[str, Any]:
+    """Errors, scores and acceptance of an object's photos but the first `known`, and the PSNR of both fields."""
+    true, views = item.views.cameras[torch.tensor(item.photos[:photos])], item.given(photos)
+    if known > 1:
+        given = torch.arange(photos) < known
+        told = true[torch.arange(photos) * given]  # photo 1's in place of the others'
+        sought = tuple(range(known, photos))
+        views = replace(views, cameras=PhotoCameras(told, given, given.float(), given=True, sought=sought))
+    scene = model.encode(views, reference_elevation_degrees=item.elevation_degrees)
     started, search = time.process_time(), PhotoSearch()
     found = estimate_photo_cameras(model, scene, search=replace(search, trusts=((0.0, 0.0), (1.0, 1.0))))
     row: dict[str, Any] = {"seconds": round(time.process_time() - started, 2)}
-    true, shares = item.views.cameras[torch.tensor(item.photos[:photos])], found.score
+    shares = found.score
     score = torch.tensor(np.interp(shares.tolist(), *zip(*search.trusts, strict=True)))
     found = replace(found, score=score, accepted=score >= search.accept)
-    row["error"] = [round(value, 2) for value in rotation_error(found.cameras, true)[1:].tolist()]
-    row["share"], row["accepted"] = [round(share, 3) for share in shares[1:].tolist()], found.accepted[1:].tolist()
+    row["error"] = [round(value, 2) for value in rotation_error(found.cameras, true)[known:].tolist()]
+    row["share"] = [round(share, 3) for share in shares[known:].tolist()]
+    row["accepted"] = found.accepted[known:].tolist()
     if fit:
         used = [index for index in range(photos) if found.accepted[index]]
         row["without"] = fitted_psnr(model, scene, found, [0], item)
@@ -170,6 +177,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="how often each object is photographed")
     parser.add_argument("--photos", type=int, default=6)
+    parser.add_argument("--known", type=int, default=1, help="photos, from the first on, whose cameras are given")
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--fast", type=int, default=0, help="objects, at most, for which `fast` is run twice")
     parser.add_argument("--out", type=Path, help="file that keeps the lines")
@@ -189,10 +197,11 @@ def main() -> None:
             key = {"data": str(options.scans or (options.split, options.version)), "object": index, "seed": seed}
             key |= {"photos": options.photos, "fields": place < options.fields}
             key |= {"with fast": True} if place < options.fast else {}
+            key |= {"known": options.known} if options.known > 1 else {}
             row = next((line for line in map(json.loads, known) if key.items() <= line.items()), None)
             if row is None:
                 item = draw_object(data, index, config)
-                row = key | one_object(model, item, options.photos, place < options.fields)
+                row = key | one_object(model, item, options.photos, place < options.fields, options.known)
                 if place < options.fast:
                     row |= fast_fields(model, item, options.model, options.photos, any(row["accepted"]))
                 if options.out:
