@@ -96,17 +96,39 @@ def fast_fields(model: UpFusion, item: EvaluatedObject, weights: str, photos: in
     return row
 
 
-def one_object(model: UpFusion, item: EvaluatedObject, photos: int, fit: bool) -> dict[str, Any]:
-    """Errors, scores and acceptance of an object's photos but the first, and the PSNR of both fields."""
-    scene = model.encode(item.given(photos), reference_elevation_degrees=item.elevation_degrees)
-    started, search = time.process_time(), PhotoSearch()
+def first_elevation(found: PhotoCameras) -> float | None:
+    """Degrees of photo 1 above the horizon of the accepted cameras, none of which is rolled; None of too few."""
+    if int(found.accepted.sum()) < 3:
+        return None
+    matrices = found.cameras.camera_to_world[found.accepted, :3, :3]
+    up = torch.linalg.svd(matrices[:, :, 0])[2][-1]
+    up = up * (up @ matrices[0, :, 1]).sign()
+    return round(float(torch.rad2deg((up @ matrices[0, :, 2]).clamp(-1, 1).asin())), 1)
+
+
+def one_object(
+    model: UpFusion, item: EvaluatedObject, photos: int, fit: bool, known: int, told: float | None
+) -> dict[str, Any]:
+    """Errors, scores and acceptance of an object's photos but the first `known`, and the PSNR of both fields."""
+    true, views = item.views.cameras[torch.tensor(item.photos[:photos])], item.given(photos)
+    if known > 1:
+        given = torch.arange(photos) < known
+        first = true[torch.arange(photos) * given]  # photo 1's in place of the others'
+        sought = tuple(range(known, photos))
+        views = replace(views, cameras=PhotoCameras(first, given, given.float(), given=True, sought=sought))
+    elevation = item.elevation_degrees if told is None else told
+    scene = model.encode(views, reference_elevation_degrees=elevation)
+    started, search = time.process_time(), PhotoSearch(elevation_deviation=5.0 if told is None else 30.0)
     found = estimate_photo_cameras(model, scene, search=replace(search, trusts=((0.0, 0.0), (1.0, 1.0))))
     row: dict[str, Any] = {"seconds": round(time.process_time() - started, 2)}
-    true, shares = item.views.cameras[torch.tensor(item.photos[:photos])], found.score
+    shares = found.score
     score = torch.tensor(np.interp(shares.tolist(), *zip(*search.trusts, strict=True)))
     found = replace(found, score=score, accepted=score >= search.accept)
-    row["error"] = [round(value, 2) for value in rotation_error(found.cameras, true)[1:].tolist()]
-    row["share"], row["accepted"] = [round(share, 3) for share in shares[1:].tolist()], found.accepted[1:].tolist()
+    row["error"] = [round(value, 2) for value in rotation_error(found.cameras, true)[known:].tolist()]
+    row["share"] = [round(share, 3) for share in shares[known:].tolist()]
+    row["accepted"] = found.accepted[known:].tolist()
+    if told is not None:
+        row["elevation"] = [round(item.elevation_degrees, 1), first_elevation(found)]
     if fit:
         used = [index for index in range(photos) if found.accepted[index]]
         row["without"] = fitted_psnr(model, scene, found, [0], item)
@@ -170,6 +192,10 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="how often each object is photographed")
     parser.add_argument("--photos", type=int, default=6)
+    parser.add_argument("--known", type=int, default=1, help="photos, from the first on, whose cameras are given")
+    parser.add_argument(
+        "--told", type=float, help="photo 1's elevation as it is told, hardly believed; not the true one"
+    )
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--fast", type=int, default=0, help="objects, at most, for which `fast` is run twice")
     parser.add_argument("--out", type=Path, help="file that keeps the lines")
@@ -189,10 +215,13 @@ def main() -> None:
             key = {"data": str(options.scans or (options.split, options.version)), "object": index, "seed": seed}
             key |= {"photos": options.photos, "fields": place < options.fields}
             key |= {"with fast": True} if place < options.fast else {}
+            key |= {"known": options.known} if options.known > 1 else {}
+            key |= {"told": options.told} if options.told is not None else {}
             row = next((line for line in map(json.loads, known) if key.items() <= line.items()), None)
             if row is None:
                 item = draw_object(data, index, config)
-                row = key | one_object(model, item, options.photos, place < options.fields)
+                fit = place < options.fields
+                row = key | one_object(model, item, options.photos, fit, options.known, options.told)
                 if place < options.fast:
                     row |= fast_fields(model, item, options.model, options.photos, any(row["accepted"]))
                 if options.out:

@@ -18,7 +18,7 @@ from .convert import assets_from_mesh, glb_file, mesh_from_asset, plane_from_mas
 from .field import outline, trusted_cameras
 from .files import PREFIX, inside, next_output
 from .host import progress_hook
-from .sockets import CamerasSocket, FieldSocket, Placement, PlacementSocket, ViewsSocket, checked
+from .sockets import CamerasSocket, FieldSocket, FoundCameras, Placement, PlacementSocket, ViewsSocket, checked
 
 MOST_POINTS = 20_000  # sparse points of a data set
 GEOMETRY = io.Custom("DA3_GEOMETRY")  # of ComfyUI's own nodes, since 0.25: a dictionary of tensors
@@ -49,7 +49,7 @@ class UpFusionLoadCameras(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, views: InputViews, path: str, photos: str) -> io.NodeOutput:
-        from ..upfusion_core import KnownCameras, load_photo_cameras, prepare_views
+        from ..upfusion_core import load_photo_cameras, prepare_views
 
         folder = folder_paths.get_input_directory()
         names = [line.strip() for line in photos.splitlines() if line.strip()]
@@ -66,14 +66,14 @@ class UpFusionLoadCameras(io.ComfyNode):
             ]
             ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
             cameras = Cameras(known.cameras.camera_to_world, ndc[:, 0], ndc[:, 1])
-            straight = KnownCameras(cameras, tuple(lenses), refused=known.refused, given=known.given)
+            straight = replace(known, cameras=cameras, lenses=tuple(lenses))
             pictures, masks = [source.rgb for source in sources], [source.mask for source in sources]
             straightened = prepare_views(pictures, masks, size=views.rgb.shape[-1], cameras=straight, sense="told")
             views = replace(straightened, left_out=views.left_out)
         else:
             views = replace(views, cameras=known.of_squares(sources))
         assert views.cameras is not None, "they were put in above"
-        return io.NodeOutput(views.cameras.cameras, views, "\n".join(known.notes))
+        return io.NodeOutput(FoundCameras.of(views.cameras), views, "\n".join(known.notes))
 
 
 class UpFusionCamerasFromGeometry(io.ComfyNode):

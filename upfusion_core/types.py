@@ -139,7 +139,8 @@ class PhotoCameras:
 
     cameras: V. accepted: (V,) bool, whether the photo may be a target there; the first always may.
     score: (V,) in [0, 1], trust: of photos with such a score so many were right; 1 for what is given.
-    given: whether they were known beforehand, and not estimated.
+    given: whether they were known beforehand, and not estimated, but for the `sought` ones (numbers of photos from 0):
+    those that are not accepted are still to be found.
     reasons: V of them, or none: why a photo is not accepted, "" where it is.
     """
 
@@ -148,6 +149,7 @@ class PhotoCameras:
     score: Tensor
     given: bool = False
     reasons: tuple[str, ...] = ()
+    sought: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
@@ -156,14 +158,20 @@ class PhotoCameras:
     def __len__(self) -> int:
         return len(self.cameras)
 
+    def status(self, index: int) -> str:
+        """How the camera of a photo, counted from 0, is known: reference, given, found or refused."""
+        if index == 0 or not self.accepted[index]:
+            return "refused" if index else "reference"
+        return "given" if self.given and index not in self.sought else "found"
+
     def report(self) -> str:
         """A line a photo: where it was taken from, whether that is used and how far it can be trusted, or why not."""
         lines = []
         for index, (azimuth, elevation) in enumerate(self.angles_degrees().tolist()):
             reason = f": {self.reasons[index]}" if self.reasons and self.reasons[index] else ""
-            verdict = f"{'found' if self.accepted[index] else 'refused'} (trust {float(self.score[index]):.2f}{reason})"
-            place = f"photo {index + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees"
-            lines.append(f"{place}, {verdict if index else 'the reference'}")
+            trust = f" (trust {float(self.score[index]):.2f}{reason})"
+            verdict = {"reference": "the reference", "given": "given"}.get(status := self.status(index), status + trust)
+            lines.append(f"photo {index + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees, {verdict}")
         return "\n".join(lines)
 
     def angles_degrees(self) -> Tensor:

@@ -41,9 +41,6 @@ RECORDED = {"--max-minutes"}
 """Options that a continued run takes again: the others come from its record."""
 
 
-# ---- upfusion
-
-
 @functools.cache
 def spellings_of(command: str) -> set[str]:
     """All spellings of a command's options."""
@@ -86,9 +83,6 @@ def run_upfusion(words: Sequence[str], folder: Path) -> None:
     check_upfusion(words)
     result = CliRunner().invoke(app, made_small(words, folder) if words[0] != "--version" else list(words))
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-
-
-# ---- other programs: what can be checked of them in a moment, without a network
 
 
 def check_pip(words: Sequence[str]) -> None:

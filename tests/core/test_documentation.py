@@ -27,9 +27,6 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "upfusion_core
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").glob("*.md"))]
 
 
-# ---- the reader's folder
-
-
 @pytest.fixture
 def folder(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of a reader with the files that the pages speak of, entered."""

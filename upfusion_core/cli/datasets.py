@@ -193,9 +193,6 @@ def evaluation_config(command: Evaluate) -> EvaluationConfig:
     return replace(protocol, distill=distill, **sampled)
 
 
-# ---- train
-
-
 def run_train(command: Train, given: frozenset[str]) -> None:
     """A stage of training, or, in another process of `accelerate launch`, its part of the work."""
     folder = command.folder

@@ -118,9 +118,9 @@ def fit_field(
 
         schedule, found = config.schedule, None
         if isinstance(schedule, FastSchedule) and schedule.all_photos and scene.views is not None:
-            found = scene.views.cameras or estimate_photo_cameras(model, scene)
+            found = estimate_photo_cameras(model, scene)
             write_photo_cameras(run, scene, found)
-            if not found.given:
+            if found.sought or not found.given:
                 say(found.report())
         generator, prompt = torch.Generator().manual_seed(sampler.seed), sampler.prompt
         field = model.distill(

@@ -141,8 +141,6 @@ def _expected(annotation: Any, problem: str = "") -> str:  # noqa: ANN401 - an a
     return " and ".join(bounds) or "finite"
 
 
-# ---- fields as options of the command line and of nodes
-
 NO_OPTION = "a field that is no option of the command"
 
 

@@ -314,8 +314,8 @@ class PhotoSearch:
     refined_weight: Share = 0.6  # of what the refinement tells of different answers, in logarithms
     fit: Share = 0.87  # share of the greatest likelihood below which an answer explains nothing
     # share of the answers that agree -> share of photos that are right, by benchmarks/photo_cameras.py
-    trusts: tuple[tuple[Share, Share], ...] = ((0.0, 0.0), (0.5, 0.2), (0.6, 0.8), (0.65, 0.95), (1.0, 0.99))
-    accept: Share = 0.95  # trust from which on a photo's camera is used
+    trusts: tuple[tuple[Share, Share], ...] = ((0.0, 0.1), (0.4, 0.55), (0.6, 0.75), (0.8, 0.95), (1.0, 0.99))
+    accept: Share = 0.8  # trust from which on a photo's camera is used
 
     @property
     def azimuths_degrees(self) -> list[float]:

@@ -36,9 +36,6 @@ Curriculum = tuple[Step, Step]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], CONDUCT]
 
 
-# ---- parts that commands share
-
-
 @configuration
 class Folder:
     """Where a run's results go."""
@@ -69,7 +66,7 @@ class Photos:
     """Take photos without mask and alpha as they are, though their border is not white."""
     photo_cameras: Annotated[Path | None, SOURCE] = None
     """Where the photos were taken from: transforms.json, a folder of COLMAP's, cameras.json of splats, or the
-    photo_cameras.json of a run."""
+    photo_cameras.json of a run; cameras that it lacks, but for the first photo's, `fast` finds beside the others."""
 
 
 @configuration
@@ -158,9 +155,6 @@ class Spread:
     """Threads of torch in each, on which the last bits of results may hang."""
     cpus: Annotated[Count, CONDUCT] = 1
     """Of ray: processors that an actor takes."""
-
-
-# ---- the commands
 
 
 @configuration

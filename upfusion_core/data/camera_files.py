@@ -92,8 +92,6 @@ def read_camera_files(path: Path) -> list[CameraFile]:
     raise InputError(f'{path} is not a transforms.json (a list "frames"), got {shown(content, 60)}; {_READ}')
 
 
-# ---- our own
-
 STATUSES = ("reference", "given", "found", "refused")
 
 
@@ -105,11 +103,9 @@ def written_cameras(cameras: PhotoCameras, sources: Sequence[SourcePhoto]) -> di
         width, height = source.size
         whole = Lens.of_camera(camera, (right - left, bottom - top)).cut(-left, -top, width - left, height - top)
         focal, principal = whole.ndc
-        status, reason = STATUSES[1 if cameras.given else 2], ""
-        if index == 0:
-            status = STATUSES[0]
-        elif not cameras.accepted[index]:
-            status, reason = STATUSES[3], f"its camera is not sure enough (trust {float(cameras.score[index]):.2f})"
+        status, reason = cameras.status(index), ""
+        if status == "refused":
+            reason = f"its camera is not sure enough (trust {float(cameras.score[index]):.2f})"
             reason += f": {cameras.reasons[index]}" if cameras.reasons else ""
         entry = {"file": source.name, "size": [width, height], "status": status}
         matrix = camera.camera_to_world[0].tolist()
@@ -146,9 +142,6 @@ def _own_camera(row: Any, label: str) -> FileCamera:  # noqa: ANN401 - any JSON
         lens = replace(lens, **vars(from_value(Distortion, distortion, f"{label}, distortion")))
     matrix = _matrix(row.get("camera_to_world"), f"{label}, camera_to_world")
     return FileCamera(_slashed(row["file"]), matrix, lens, status=row["status"])
-
-
-# ---- transforms.json
 
 
 def _frames(content: dict[str, Any], path: Path) -> Iterator[FileCamera]:
@@ -219,8 +212,6 @@ def _splat_camera(row: dict[str, Any], label: str) -> FileCamera:
     lens = Lens((width, height), (focal[0], focal[1]), (width / 2, height / 2))
     return FileCamera(_slashed(str(name)), _matrix(joined, label) @ OPENCV_AXES, lens)
 
-
-# ---- COLMAP
 
 _COLMAP_NAMES = ("cameras.txt", "images.txt", "cameras.bin", "images.bin")
 _BY_NUMBER = (
@@ -295,9 +286,6 @@ def _colmap_binary(folder: Path) -> tuple[Lenses, Images]:
             images.append((pose, camera, name.decode("utf-8")))
             file.seek(24 * numbers(file, "Q")[0], 1)
     return lenses, images
-
-
-# ---- parts of entries
 
 
 def _slashed(name: str) -> str:

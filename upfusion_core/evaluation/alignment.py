@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..geometry.cameras import Similarity
 from ..models.perceptual import PerceptualDistance
 from ..support.images import saturate
-from ..surface.registration import Render, SimilaritySearch, align_object
+from ..surface.registration import Render, SimilaritySearch, align_object, moments, places
 from ..types import Cameras
 from .metrics import check_pictures, measure_views
 
@@ -54,7 +54,7 @@ def register(
         ours, theirs = (F.interpolate(picture, size=size, mode="area") for picture in levels[0])
         levels.insert(0, (ours, theirs))
     # parameters that bring centre and size of what is not background together, within the bounds
-    (our_center, our_radius), (center, radius) = _moments(prediction), _moments(truth)
+    (our_center, our_radius), (center, radius) = moments(prediction), moments(truth)
     scale = (our_radius / radius).log().clamp(-0.35, 0.35)  # e^0.35 = 1.42
     if shared:
         our_center, center, scale = (values.mean(0, keepdim=True) for values in (our_center, center, scale))
@@ -87,7 +87,7 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
         (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * unit,
         (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * unit,
     )
-    place = _places(truth).flatten(0, 1)  # (HW, 3): x, y, 1
+    place = places(truth).flatten(0, 1)  # (HW, 3): x, y, 1
     squares, turn = place[:, :, None] * place[:, None, :], basis.flatten(1)
     for _ in range(steps):
         # J^T J (G, P, P) and J^T r (G, P) of the residual r = warped prediction - truth
@@ -123,17 +123,6 @@ def _error(prediction: Tensor, truth: Tensor, parameters: Tensor, basis: Tensor)
     return error.mean(0, keepdim=True) if len(parameters) == 1 else error
 
 
-def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre (N, 2) and root mean square radius (N,) of the distance from the background; 0 and 1 for nothing."""
-    weight = picture.abs().sum(1).flatten(1)
-    mass = weight.sum(1, keepdim=True)
-    share = torch.where(mass > 1e-3, weight / mass.clamp(min=1e-3), 0.0)
-    place = _places(picture).flatten(0, 1)[:, :2]
-    center = share @ place
-    radius = torch.einsum("np,npi->n", share, (place - center[:, None]).square()).sqrt()
-    return center, torch.where(radius > 1e-3, radius, 1.0)
-
-
 def _matrices(parameters: Tensor, basis: Tensor) -> Tensor:
     return torch.eye(2, 3, device=basis.device) + torch.einsum("gp,pij->gij", parameters, basis)
 
@@ -143,16 +132,8 @@ def _sample(pictures: Tensor, transforms: Tensor, mode: str = "bicubic") -> Tens
     height, width = pictures.shape[-2:]
     longest = max(height, width)
     ends = torch.tensor([longest / width, longest / height], device=pictures.device)  # grid_sample's own units
-    grid = torch.einsum("nij,hwj->nhwi", transforms.expand(len(pictures), 2, 3), _places(pictures)) * ends
+    grid = torch.einsum("nij,hwj->nhwi", transforms.expand(len(pictures), 2, 3), places(pictures)) * ends
     return F.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)
-
-
-def _places(pictures: Tensor) -> Tensor:
-    """(H, W, 3) x, y, 1 of pixel centres."""
-    height, width = pictures.shape[-2:]
-    sides = (2 * torch.arange(side, device=pictures.device) + 1 - side for side in (height, width))
-    grid_y, grid_x = torch.meshgrid(*(side / max(height, width) for side in sides), indexing="ij")
-    return torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,8 +166,8 @@ class KnownCameras:
     is 1 and its azimuth 0.
     lenses: one a photo, in its own pixels; photos whose lens is no pinhole are to be undistorted (`Lens.undistorted`).
     notes: what was forgiven or chosen, a sentence each.
-    refused: numbers of photos, from 0, whose cameras an earlier run was not sure of.
-    given: whether people know them; not, where an earlier run found them itself.
+    refused: numbers of photos, from 0, whose cameras are not known, or an earlier run was not sure of.
+    given: whether people know them, but for those of `sought`; not, where an earlier run found all itself.
     """
 
     cameras: Cameras
@@ -175,6 +175,7 @@ class KnownCameras:
     notes: tuple[str, ...] = ()
     refused: tuple[int, ...] = ()
     given: bool = True
+    sought: tuple[int, ...] = ()
 
     @classmethod
     def of_photos(cls, cameras: Cameras, sizes: Sequence[tuple[float, float]]) -> KnownCameras:
@@ -190,7 +191,7 @@ class KnownCameras:
         focal, principal = torch.tensor(ndc, dtype=torch.float32).unbind(1)
         accepted = torch.tensor([index not in self.refused for index in range(len(sources))])
         cameras = Cameras(self.cameras.camera_to_world, focal, principal)
-        return PhotoCameras(cameras, accepted, accepted.float(), given=self.given)
+        return PhotoCameras(cameras, accepted, accepted.float(), given=self.given, sought=self.sought)
 
 
 def source_cameras(squares: Cameras, sources: Sequence[SourcePhoto]) -> Cameras:

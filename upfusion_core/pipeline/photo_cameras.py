@@ -1,8 +1,10 @@
 """Cameras that people know for their photos -> cameras in photo 1's frame, each matched to its photo by name."""
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product, takewhile
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -11,14 +13,18 @@ from torch import Tensor
 
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
 from ..data.recorded import bounds
+from ..data.views import normalise
+from ..geometry.cameras import cameras_from_matrices, look_at
 from ..geometry.lenses import KnownCameras, Lens
 from ..support.decoding import open_picture, orientation, stored_size
 from ..support.errors import InputError
 from ..support.files import reading
 from ..support.images import unit_range
 from ..types import Cameras
+from .masks import ON_WHITE, border_median
 from .photos import LARGEST, PhotoSource, read_mask, read_photo
 
+_FORGIVEN = ("", "letters' case", "the extension", "letters' case and extension")
 _QUARTERS = {1: 0, 3: 2, 6: 1, 8: 3}
 """EXIF's orientation -> by how many quarters of a turn, clockwise, the stored pixels become upright."""
 
@@ -38,12 +44,13 @@ def load_photo_cameras(
     and turned by EXIF.
 
     Args:
-        path: the file, or a folder such as COLMAP's. photos: files of those that it knows, the reference first.
+        path: the file, or a folder such as COLMAP's. photos: files, the reference first, which it must know; others
+            that it does not know are `sought`, and taken to have photo 1's lens.
         masks: one a photo; the object's centre is where the middles of the silhouettes meet. Photos with alpha need
             none; without any, it is where the optical axes meet.
         elevation_degrees: photo 1's, where the file does not know what is up.
 
-    Raises InputError: the file cannot be read, a photo has no camera, or a camera is none; the sentence names it.
+    Raises InputError: the file cannot be read, photo 1 has no camera, or a camera is none; the sentence names it.
     """
     path = Path(path)
     files, sizes = [Path(photo) for photo in photos], []
@@ -54,28 +61,52 @@ def load_photo_cameras(
     fits = [_matched(world, files) for world in worlds]
     best = max(range(len(worlds)), key=lambda index: sum(entry is not None for entry in fits[index][0]))
     world, (entries, notes) = worlds[best], fits[best]
-    if missing := [label for label, entry in zip(labels, entries, strict=True) if entry is None]:
+    present = [place for place, entry in enumerate(entries) if entry is not None]
+    if 0 not in present:
         known = ", ".join(sorted(camera.name for camera in world.cameras)[:6])
-        wanted = f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}"
-        raise InputError(f"{wanted}; known: {known}")
+        wanted = f"{world.path} must have a camera for the first photo, it has none for {labels[0]}"
+        raise InputError(f"{wanted}; put a photo first that it knows; known: {known}")
+    if len(present) < len(files):
+        own = [None if masks is None else masks[place] for place in present]
+        some = load_photo_cameras(path, [files[place] for place in present], own, elevation_degrees=elevation_degrees)
+        return _with_sought(some, present, labels, [size[::-1] if way >= 5 else size for size, way in sizes])
     if len(worlds) > 1:
         most = f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos"
         notes.append(f"{most}; it is taken")
-    poses, lenses = [], []
+    poses, lenses, statuses = [], [], []
     for entry, size, label in zip(entries, sizes, labels, strict=True):
-        assert entry is not None, "missing ones are refused above"
+        assert entry is not None, "missing ones are sought"
         pose, lens = _upright(entry, *size, f"{label} ({world.path})")
         poses.append(pose)
         lenses.append(lens)
+        statuses.append(entry.status)
     if world.ours and entries[0] is world.cameras[0]:  # in photo 1's frame already, to the bit
         ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
         cameras = Cameras(torch.stack(poses).float(), ndc[:, 0], ndc[:, 1])
     else:
         middles = None if world.ours else _middles(photos, masks)
         cameras = cameras_round_object(torch.stack(poses), lenses, middles, labels, world.up, elevation_degrees)
-    statuses = [entry.status for entry in entries if entry is not None]
-    refused = tuple(index for index, status in enumerate(statuses) if status == "refused")
-    return KnownCameras(cameras, tuple(lenses), tuple(notes), refused, given="given" in statuses)
+    refused, found = (tuple(i for i, own in enumerate(statuses) if own == name) for name in ("refused", "found"))
+    sought = refused + found if "given" in statuses else ()
+    return KnownCameras(cameras, tuple(lenses), tuple(notes), refused, given="given" in statuses, sought=sought)
+
+
+def _with_sought(
+    known: KnownCameras, present: list[int], labels: Sequence[str], sizes: Sequence[tuple[int, int]]
+) -> KnownCameras:
+    """The cameras of the photos `present`; in place of the others', which are to be found, photo 1's with its lens."""
+    places = [present.index(place) if place in present else 0 for place in range(len(sizes))]
+    missing = tuple(place for place in range(len(sizes)) if place not in present)
+    lenses, notes = [known.lenses[place] for place in places], list(known.notes)
+    for place in missing:
+        scale = max(sizes[place]) / max(lenses[0].size)
+        whole = lenses[0].resized((scale * lenses[0].size[0], scale * lenses[0].size[1]))
+        left, top = ((side - own) / 2 for side, own in zip(whole.size, sizes[place], strict=True))
+        lenses[place] = whole.cut(left, top, left + sizes[place][0], top + sizes[place][1])
+        notes.append(f"{labels[place]} has no camera in the file, it is looked for beside those that are known")
+    refused, sought = (tuple(present[place] for place in own) + missing for own in (known.refused, known.sought))
+    cameras = known.cameras[torch.tensor(places)]
+    return KnownCameras(cameras, tuple(lenses), tuple(notes), refused, known.given, sought)
 
 
 def cameras_round_object(
@@ -96,9 +127,16 @@ def cameras_round_object(
     """
     matrices = _rigid(matrices, labels)
     center = matrices.new_zeros(3) if middles is None else _center(matrices, lenses, middles, labels)
-    framed = _in_frame_of_first(matrices, center, up, elevation_degrees)
+    matrices[:, :3, 3] -= center
+    matrices[:, :3, 3] /= matrices[0, :3, 3].norm()
+    towards, above = matrices[0, :3, 3], matrices[0, :3, 1]
+    vertical = above - (above @ towards) * towards if up is None else matrices.new_tensor(up)
+    if up is None:  # photo 1 stands upright at the elevation that it is said to have
+        vertical = vertical / vertical.norm() + math.tan(math.radians(elevation_degrees)) * towards
     ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
-    return Cameras(framed.float(), ndc[:, 0], ndc[:, 1])
+    cameras = cameras_from_matrices(matrices, focal=ndc[:, 0], principal=ndc[:, 1])
+    looking = look_at(towards[None], up=above)  # from where photo 1 was taken, at the object's centre
+    return normalise(Cameras.concatenate([looking, cameras]), center=torch.zeros(3), up=vertical)[0][1:]
 
 
 def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | None], list[str]]:
@@ -107,22 +145,21 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
     def common(name: PurePosixPath, photo: PurePosixPath) -> int:
         """How many folders above the pictures agree, from the last one on."""
         pairs = zip(name.parts[-2::-1], photo.parts[-2::-1], strict=False)
-        agree = [a.casefold() == b.casefold() for a, b in pairs]
-        return agree.index(False) if False in agree else len(agree)
+        return len(list(takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)))
 
-    rules: list[tuple[Callable[[PurePosixPath], str], str]] = [
-        (lambda name: name.name, ""),
-        (lambda name: name.name.casefold(), "letters' case"),
-        (lambda name: _stem(name), "the extension"),
-        (lambda name: _stem(name).casefold(), "letters' case and extension"),
-    ]
+    def called(name: PurePosixPath, extension: bool, case: bool) -> str:
+        known = name.suffix.lower() in {*Image.registered_extensions(), ".heic", ".heif", ".avif"}
+        text = name.stem if extension and known else name.name
+        return text.casefold() if case else text
+
     found: list[FileCamera | None] = []
     notes = []
     for photo in photos:
         own = PurePosixPath(photo.as_posix())
         chosen = None
-        for rule, forgiven in rules:
-            alike = [camera for camera in world.cameras if rule(PurePosixPath(camera.name)) == rule(own)]
+        for forgiven, rule in zip(_FORGIVEN, product((False, True), repeat=2), strict=True):
+            named = called(own, *rule)
+            alike = [camera for camera in world.cameras if called(PurePosixPath(camera.name), *rule) == named]
             if not alike:
                 continue
             depth = [common(PurePosixPath(camera.name), own) for camera in alike]
@@ -140,11 +177,6 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
         if camera is not None and any(other is camera for other in found[:index]):
             raise InputError(f"{photos[index].name} and another photo both have the camera {camera.name}; rename one")
     return found, notes
-
-
-def _stem(name: PurePosixPath) -> str:
-    known = name.suffix.lower() in {*Image.registered_extensions(), ".heic", ".heif", ".avif"}
-    return name.stem if known else name.name
 
 
 def _upright(entry: FileCamera, stored: tuple[int, int], orientation: int, label: str) -> tuple[Tensor, Lens]:
@@ -187,26 +219,22 @@ def _same_shape(file: tuple[float, float], photo: tuple[int, int]) -> bool:
 
 def _rigid(matrices: Tensor, labels: Sequence[str]) -> Tensor:
     """The same cameras without scale and rounding, or the reason why they are none."""
-    for matrix, label in zip(matrices, labels, strict=True):
-        if not torch.isfinite(matrix).all():
-            wanted = f"the camera's matrix of {label} must be finite"
-            raise InputError(f"{wanted}, got NaN or infinity; place the photo anew")
+
+    def refuse(wrong: Tensor, wanted: str, got: str) -> None:
+        if wrong.any():
+            names = ", ".join(label for label, is_wrong in zip(labels, wrong.tolist(), strict=True) if is_wrong)
+            raise InputError(f"the camera's matrix of {names} must be {wanted}, got {got}")
+
     rotations = matrices[:, :3, :3]
+    refuse(~matrices.isfinite().all(dim=(1, 2)), "finite", "NaN or infinity; place the photo anew")
     determinants = torch.linalg.det(rotations)
-    if (determinants < 0).any():
-        wrong = ", ".join(label for label, found in zip(labels, determinants, strict=True) if found < 0)
-        wanted = f"the cameras' matrices must be right-handed, those of {wrong} mirror (left-handed)"
-        raise InputError(f"{wanted}; export them without a mirrored axis")
+    refuse(determinants < 0, "right-handed", "a left-handed one; export them without a mirrored axis")
     scales = determinants.clamp_min(1e-30) ** (1 / 3)
     left, _, right = torch.linalg.svd(rotations / scales[:, None, None])
-    nearest = left @ right
-    drift = (rotations / scales[:, None, None] - nearest).abs().amax(dim=(1, 2))
-    for found, scale, label in zip(drift, scales, labels, strict=True):
-        if found > 0.02 or scale < 1e-9:
-            wanted = f"the camera's matrix of {label} must be a rotation"
-            raise InputError(f"{wanted}, got one that shears; correct it there")
+    drift = (rotations / scales[:, None, None] - left @ right).abs().amax(dim=(1, 2))
+    refuse((drift > 0.02) | (scales < 1e-9), "a rotation", "one that shears; correct it there")
     rigid = matrices.clone()
-    rigid[:, :3, :3] = nearest
+    rigid[:, :3, :3] = left @ right
     return rigid
 
 
@@ -219,10 +247,8 @@ def _middles(
         photo = read_photo(path, f"photo {index + 1}", least=LARGEST)
         source = None if masks is None else masks[index]
         mask = photo.coverage if source is None else read_mask(source, photo)[0]
-        if mask is None:
-            dark = (1 - unit_range(photo.rgb.amin(dim=0))) > 0.1
-            border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
-            mask = dark.float() if dark.any() and float(border.float().mean()) < 0.1 else None
+        if mask is None and border_median(photo.rgb).min() >= ON_WHITE:
+            mask = (unit_range(photo.rgb.amin(dim=0)) < 0.9).float()
         covered = None if mask is None else (unit_range(mask) >= 0.5).numpy()
         if covered is None or not covered.any():
             found.append(None)
@@ -253,35 +279,9 @@ def _center(
         raise InputError(f"the cameras must look at the object from different directions, {found}; add photos")
     center: Tensor = torch.linalg.solve(across.sum(0), (across @ centers[:, :, None]).sum(0))[:, 0]
     ahead = -torch.einsum("nij,nj->ni", matrices[:, :3, :3].transpose(1, 2), center - centers)[:, 2]
-    away = [label for label, depth in zip(labels, ahead, strict=True) if depth <= 0]
-    if len(away) == len(labels):
-        advice = "are their axes OpenCV's (down, forward)? transforms.json wants OpenGL's (up, backward)"
-        raise InputError(f"all cameras look away from the object; {advice}")
-    if away:
-        problem = f"the camera of {', '.join(away)} looks away from the object"
-        raise InputError(f"{problem}; place the photo anew, or leave it out")
+    if away := [label for label, depth in zip(labels, ahead, strict=True) if depth <= 0]:
+        who, advice = f"the camera of {', '.join(away)} looks", "place the photo anew, or leave it out"
+        if len(away) == len(labels):
+            who, advice = "all cameras look", "are their axes OpenCV's? transforms.json wants OpenGL's (up, backward)"
+        raise InputError(f"{who} away from the object; {advice}")
     return center
-
-
-def _in_frame_of_first(
-    matrices: Tensor, center: Tensor, up: tuple[float, float, float] | None, elevation_degrees: float
-) -> Tensor:
-    """Origin in the object's centre, photo 1's distance 1 and its azimuth 0, +Y up."""
-    offset = matrices[0, :3, 3] - center
-    distance = offset.norm()
-    towards = offset / distance
-    if up is None:  # photo 1 stands upright at the elevation that it is said to have
-        angle = torch.deg2rad(torch.tensor(elevation_degrees, dtype=matrices.dtype))
-        above = matrices[0, :3, 1] - (matrices[0, :3, 1] @ towards) * towards
-        vertical = angle.cos() * above / above.norm() + angle.sin() * towards
-    else:
-        vertical = matrices.new_tensor(up)
-        if float((vertical @ towards).abs()) > 1 - 1e-6:
-            vertical = matrices[0, :3, 1]
-    forward = towards - (towards @ vertical) * vertical
-    forward = forward / forward.norm()
-    turn = torch.stack([torch.linalg.cross(vertical, forward), vertical, forward])
-    framed = torch.eye(4, dtype=matrices.dtype).repeat(len(matrices), 1, 1)
-    framed[:, :3, :3] = turn @ matrices[:, :3, :3]
-    framed[:, :3, 3] = (matrices[:, :3, 3] - center) @ turn.T / distance
-    return framed

@@ -10,6 +10,7 @@ it, none is trusted.
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations, count, pairwise
 
 import numpy as np
@@ -17,10 +18,11 @@ import torch
 from scipy.spatial import ConvexHull
 from skimage.measure import find_contours
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import normalize, pad
 
 from ..config import PhotoSearch
-from ..geometry import orbit_cameras
+from ..geometry import look_at, orbit_cameras
+from ..geometry.lenses import Lens
 from ..support.checks import check_type
 from ..support.errors import InputError
 from ..support.images import labelled_sheet
@@ -28,6 +30,8 @@ from ..types import Cameras, InputViews, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer
 
 CORNERS = 24  # of a silhouette's convex outline, at most
+BESIDE = 6  # known cameras, at most, that others are looked for beside
+STEEP = 89.0  # degrees, of an elevation
 STEEPEST = 1.4  # radians from the object's middle, beyond which a camera stands nearly on the object's other side
 ALIKE_TRACE = 1 + 2 * math.cos(math.radians(20.0))  # of the turn between answers that are one, within 20 degrees
 ALIKE = "the object looks alike from several sides: only its elevation, {:.0f} degrees, is sure"
@@ -43,105 +47,109 @@ def estimate_photo_cameras(
     """The cameras that the scene's photos were taken by, as far as they can be found; the same each time.
 
     Those that the networks see are looked for together, others by fives beside photo 1, as `score` was calibrated.
+    Where some are known, the others are looked for by fives beside at most BESIDE of these.
 
-    model: whose scene it is. on_step: called with (rounds done, total, None); raise from it to stop.
-    Raises InputError where the scene holds no photos, or something is of another type.
+    model: whose scene it is. on_step: called with (rounds done, total, None); raise from it to stop. Raises InputError.
     """
     check_type("scene", scene, SceneEncoding, "make it with encode")
-    search = search or PhotoSearch()
-    check_type("search", search, PhotoSearch)
-    views, reference = model.own_scene(scene).views, scene.reference.to("cpu")
+    views = model.own_scene(scene).views
     if views is None:
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
-    if len(views) == 1:
-        return PhotoCameras(reference, torch.tensor([True]), torch.ones(1, dtype=torch.float32))
+    search, known, first = search or PhotoSearch(), views.cameras, torch.arange(len(views)) == 0
+    check_type("search", search, PhotoSearch)
+    wide = torch.tensor([(source.box[2] - source.box[0]) / max(source.size) for source in views.sources or ()])
+    alone = Cameras.concatenate([scene.reference.to("cpu")] * len(views))
+    alone = replace(alone, focal=alone.focal * (wide[0] / wide)[:, None].float())  # of photo 1's lens
+    found = known or PhotoCameras(alone, first, first.float())
+    sure, seen = found.accepted.nonzero()[:, 0].tolist(), [] if known else views.seen[1:]
+    rest = [place for place in (known.sought if known else range(len(views))) if place not in (*sure, *seen)]
+    parts = [seen, *(rest[start : start + 5] for start in range(0, len(rest), 5))]
+    groups = [[*sure[:: -(-len(sure) // BESIDE)], *part] for part in parts if part]
+    total, ticks, hook = len(groups) * search.sweeps, count(1), on_step or (lambda *_: None)
+    reasons = np.array(found.reasons or [""] * len(views), dtype=object)
     with torch.inference_mode(False), torch.no_grad():
-        shapes, distances = outlines(views)
-        height = reference.camera_to_world[0, 1, 2].asin().rad2deg()
+        matrices, score = found.cameras.camera_to_world.clone(), found.score.clone()
+        poses = found.angles_degrees().float().clamp(torch.tensor([0.0, -STEEP]), torch.tensor([360.0, STEEP]))
+        poses[~found.accepted | (known is None)] = math.nan
+        accepted, (shapes, turns) = found.accepted.clone(), outlines(views, found.cameras, poses)
+        height = matrices[0, 1, 3].clamp(-1, 1).asin().rad2deg()
         off = (torch.tensor(search.elevations_degrees, dtype=torch.float32) - height) / search.elevation_deviation
-        prior = (-off.square() / 2).log_softmax(0)
-        hook = on_step or (lambda *_: None)
-        rest = [place for place in range(len(views)) if place not in views.seen]
-        groups = [views.seen, *([0, *rest[first : first + 5]] for first in range(0, len(rest), 5))]
-        total, ticks, answers = len(groups) * search.sweeps, count(1), []
         for group in groups:
-            own = [shapes[place] for place in group]
-            drawn = sample_poses(own, prior, search, lambda _: hook(next(ticks), total, None))
-            answers.append(_answer(own, distances[group], drawn, reference, search))
-    places = [place for group in groups for place in group]
-    order = [places.index(place) for place in range(len(views))]
-    accepted, score = (torch.cat([getattr(each, name) for each in answers])[order] for name in ("accepted", "score"))
-    reasons = [reason for each in answers for reason in each.reasons]
-    cameras = Cameras.concatenate(each.cameras for each in answers)[torch.tensor(order)]
-    return PhotoCameras(cameras, accepted, score, reasons=tuple(reasons[place] for place in order))
+            own, fixed, prior = [shapes[place] for place in group], poses[group], (-off.square() / 2).log_softmax(0)
+            drawn = sample_poses(own, fixed, prior, search, lambda _: hook(next(ticks), total, None))
+            moved, score[group], reasons[group] = _answer(own, fixed[:, 0].isfinite(), drawn, search)
+            matrices[group] = _placed(matrices[group], moved, turns[group], accepted[group])
+            accepted[group] = score[group] >= search.accept
+    cameras = replace(found.cameras, camera_to_world=matrices)
+    return replace(found, cameras=cameras, accepted=accepted, score=score, reasons=tuple(reasons.tolist()))
 
 
 def _answer(
-    shapes: Sequence[Tensor], distances: Tensor, drawn: tuple[Tensor, Tensor], reference: Cameras, search: PhotoSearch
-) -> PhotoCameras:
-    """The drawn answer that explains most once refined, and how far the others say the same of each photo."""
-    elevation = torch.tensor(search.elevations_degrees, dtype=torch.float32)[drawn[0]]
-    azimuth = torch.tensor(search.azimuths_degrees, dtype=torch.float32)[drawn[1]]
+    shapes: Sequence[Tensor], known: Tensor, drawn: Tensor, search: PhotoSearch
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Of drawn answers (V, C, 2) the one that explains most once refined, (V, 5) as of `_refined`; by how far the
+    others say the same of a photo its trust (V,); and why it is not trusted."""
     # how often an answer was drawn tells less than how well it fits once it is refined
-    drawn_once = torch.unique(torch.stack([azimuth, elevation], dim=-1), dim=1).transpose(0, 1)
-    moved, likely = _refined(shapes, pad(drawn_once, (0, 3)), search, range(len(shapes)))
-    weights, best = (search.refined_weight * likely / 2).softmax(0), int(likely.argmax())
+    start = pad(torch.unique(drawn, dim=1).transpose(0, 1), (0, 3))
+    moved, likely = _refined(shapes, start, search, range(len(shapes)), known)
+    weights, best = (search.refined_weight * likely / 2).softmax(0), moved[likely.argmax()]
     most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
-    lacking = search.refined_weight * (search.fit * most - float(likely.max()) / 2)
-    explained = 1 / (1 + math.exp(min(lacking, 100.0)))
-    scores, reasons, near = [1.0], [""], _near(moved, moved[best])
-    for index in range(1, len(shapes)):
+    explained = float((search.refined_weight * (likely.max() / 2 - search.fit * most)).sigmoid())
+    scores, reasons, near = [1.0] * len(shapes), [""] * len(shapes), _near(moved, best)
+    for index in (index for index in range(1, len(shapes)) if not known[index]):
         # this photo from other sides, the others where they are: does the object look alike from there?
-        turned = moved[best].repeat(search.azimuths, 1, 1)
+        turned = best.repeat(search.azimuths, 1, 1)
         turned[:, index, 0] += torch.tensor(search.azimuths_degrees, dtype=torch.float32)
-        turned, told = _refined(shapes, turned, search, [index])
-        alike, beside = (search.refined_weight * told).softmax(0), _near(turned, moved[best])[:, index]
-        scores.append(float(weights[near[:, index]].sum() * alike[beside].sum()) * explained)
+        turned, told = _refined(shapes, turned, search, [index], known)
+        alike, beside = (search.refined_weight * told).softmax(0), _near(turned, best)[:, index]
+        scores[index] = float(weights[near[:, index]].sum() * alike[beside].sum()) * explained
         elevation, both = torch.cat([moved, turned])[:, index, 1], torch.cat([weights, alike]) / 2
-        height = float(both @ elevation)
-        spread = float(both @ (elevation - height).square()) ** 0.5
-        reasons.append(MISFIT if explained < 0.5 else ALIKE.format(height) if spread < SURE_ELEVATION else SEVERAL)
-    places, shares = ([pair[part] for pair in search.trusts] for part in (0, 1))
-    score, moved = torch.tensor([1.0, *np.interp(scores[1:], places, shares)], dtype=torch.float32), moved[best]
-    reasons = ["" if value >= search.accept else reason for value, reason in zip(score.tolist(), reasons, strict=True)]
-    distances, focal = distances * moved[:, 2].exp(), reference.focal.expand(len(moved), 2)
-    found = orbit_cameras(moved[:, 0], moved[:, 1], distances).camera_to_world
-    # into the world in which photo 1 stands as the scene has it
-    world = reference.camera_to_world[0] @ torch.linalg.inv(found[0]) @ found
-    cameras = Cameras(
-        world, focal, moved[:, 3:] * torch.tensor([1.0, -1.0], dtype=torch.float32) * focal / distances[:, None]
-    )
-    cameras = Cameras.concatenate([reference, cameras[1:]])
-    return PhotoCameras(cameras, score >= search.accept, score, reasons=tuple(reasons))
+        spread = float(both @ (elevation - both @ elevation).square()) ** 0.5
+        reason = ALIKE.format(float(both @ elevation)) if spread < SURE_ELEVATION else SEVERAL
+        scores[index] = float(np.interp(scores[index], *np.transpose(search.trusts)))
+        if scores[index] < search.accept:
+            reasons[index] = MISFIT if explained < 0.5 else reason
+    return best, torch.tensor(scores, dtype=torch.float32), reasons
 
 
 def _near(moved: Tensor, answer: Tensor) -> Tensor:
     """(C, V) whether cameras (C, V, 5) are turned as those of one answer (V, 5) are, in the axes of its photo 1."""
     azimuth, elevation = torch.cat([moved, answer[None]])[..., :2].flatten(0, 1).T
-    turns = orbit_cameras(azimuth, elevation.clamp(-85, 85)).camera_to_world[:, :3, :3].unflatten(0, (-1, len(answer)))
+    turns = orbit_cameras(azimuth, elevation.clamp(-STEEP, STEEP)).camera_to_world[:, :3, :3]
+    turns = turns.unflatten(0, (-1, len(answer)))
     turns = turns[:, :1].transpose(-1, -2) @ turns
     traces: Tensor = (turns[:-1] * turns[-1]).sum((2, 3))
     return traces > ALIKE_TRACE
 
 
+def _placed(matrices: Tensor, moved: Tensor, turns: Tensor, stays: Tensor) -> Tensor:
+    """(V, 4, 4) of cameras; those that do not stay (V,) stand beside photo 1's as `moved` (V, 5) says."""
+    looking = orbit_cameras(moved[:, 0], moved[:, 1], moved[:, 2].exp()).camera_to_world
+    beside = look_at(matrices[:1, :3, 3]).camera_to_world @ torch.linalg.inv(looking[:1])
+    middle = look_at(torch.cat([moved[:, 3:] / moved[:, 2:3].exp(), torch.ones_like(moved[:, :1])], dim=-1))
+    looking[:, :3, :3] = looking[:, :3, :3] @ middle.camera_to_world[:, :3, :3].transpose(1, 2) @ turns
+    return matrices.where(stays[:, None, None], beside @ looking)
+
+
 def _refined(
-    shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch, moving: Sequence[int]
+    shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch, moving: Sequence[int], known: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(H, V, 5) azimuths and elevations in degrees, logarithms of sizes, and shifts of the middles, near H answers
     `start` (H, V, 5), and (H,) the logarithm of how likely the `moving` ones' ranges of angles are, by which they move
-    in turn: coordinate descent."""
+    in turn, unless they are `known` (V,): coordinate descent."""
     state, every = start.clone(), torch.arange(len(start))
     deviations, unit = torch.tensor(search.refined_deviations, dtype=torch.float32), torch.eye(5, dtype=torch.float32)
     compass = torch.cat([torch.zeros_like(unit[:1]), unit, -unit])
     steps = torch.tensor(MOVES, dtype=torch.float32).repeat(*start.shape[:2], 1)
     steps[:, 0] *= torch.tensor([0.0, 1, 0, 0, 0], dtype=torch.float32)  # what the others are beside
+    steps[:, known] = 0.0
 
     def seen(index: int, values: Tensor) -> tuple[Tensor, Tensor]:
         """(N, P, 3) outlines with sizes and shifts taken out, and (N, 4, 4) cameras."""
         values = values.reshape(-1, 5)
         sizes, aside = values[:, None, 2:3].exp(), values[:, None, 3:]
-        moved = torch.cat([shapes[index][:, :2] * sizes + aside, shapes[index][:, 2:].expand(len(values), -1, 1)], -1)
-        return moved, orbit_cameras(values[:, 0], values[:, 1].clamp(-85, 85)).camera_to_world
+        moved = pad(shapes[index][:, :2] * sizes + aside, (0, 1), value=-1.0)
+        return moved, orbit_cameras(values[:, 0], values[:, 1].clamp(-STEEP, STEEP)).camera_to_world
 
     likely = torch.zeros(len(start), len(shapes), dtype=torch.float32)
     for _ in range(search.refinements):
@@ -170,31 +178,44 @@ def photo_sheet(photos: Tensor, seen: Tensor, cameras: PhotoCameras, size: int) 
     return labelled_sheet({"photo": shown, "seen from there": seen}, labels, size)
 
 
-def outlines(views: InputViews) -> tuple[list[Tensor], Tensor]:
-    """Of each photo (P, 3) directions in its camera's axes to the corners of its silhouette's convex hull, as from
-    photo 1's distance, and (V,) their own: of one lens, what is cropped is as large as it was in the whole photo."""
-    found, zooms = [], []
-    sources = views.sources or [None] * len(views)
-    for square, focal, source in zip(views.mask[:, 0], views.focal[:, 0].tolist(), sources, strict=True):
-        box = (0.0, 0.0, float(len(square)), float(len(square))) if source is None else source.box
-        mask, (left, top), scale = square, box[:2], (box[2] - box[0]) / len(square)
-        if source is not None and source.mask is not None:
-            mask, (left, top), scale = source.mask, source.corner, 1.0
-        zooms.append((box[2] - box[0]) / (len(square) if source is None else max(source.size)))
-        step = max(1, round(max(mask.shape) / 512))
-        inside = np.pad(mask[::step, ::step].float().cpu().numpy(), 1)
-        contours = find_contours(inside, max(float(inside.max()) / 2, 1e-3))
-        places = np.concatenate(contours) * step if contours else np.zeros((0, 2))
-        if not len(places) or np.linalg.matrix_rank(places - places.mean(0)) < 2:
-            found.append(torch.full((1, 3), math.nan, dtype=torch.float32))
-            continue
-        places = (places - step + 0.5)[ConvexHull(places).vertices]
-        places = places[np.linspace(0, len(places) - 1, min(len(places), CORNERS)).astype(int)] * scale
-        y, x = (places + np.array([top - (box[1] + box[3]) / 2, left - (box[0] + box[2]) / 2])).T
-        rays = np.stack([x, -y, np.full_like(x, -focal * (box[2] - box[0]) / 2)], axis=1)
-        found.append(torch.tensor(rays / -rays[:, 2:], dtype=torch.float32))
-    far = torch.tensor(zooms, dtype=torch.float32) / zooms[0]
-    return [rays * torch.stack([each, each, each**0]) for rays, each in zip(found, far, strict=True)], far
+def outlines(views: InputViews, cameras: Cameras, poses: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Of each photo (P, 3) directions, at depth 1, to the corners of its silhouette's convex hull, as a camera sees it
+    that looks at the object from photo 1's distance, and (V, 3, 3) turns from the photos' axes into that camera's.
+
+    The photos have their cameras' lenses; where their pose (V, 2), azimuth and elevation in degrees, is known they
+    stand where their cameras do, else (NaN) at photo 1's distance and look at their square's middle."""
+    made, turns = [], []
+    for square, source, camera, pose in zip(views.mask[:, 0], views.sources or (), cameras, poses, strict=True):
+        (left, top, right, bottom), distance = source.box, 1.0
+        lens = Lens.of_camera(camera, (right - left, bottom - top))
+        size, focal, center = (np.array(value) for value in (lens.size, lens.focal, lens.center))
+        x, y = (center - size / 2) / focal
+        turn = look_at(torch.tensor([[x, -y, 1.0]], dtype=torch.float32)).camera_to_world[0, :3, :3].T
+        if bool(pose.isfinite().all()):
+            distance, looking = float(camera.centers.norm()), orbit_cameras(*pose[:, None])
+            turn = looking.camera_to_world[0, :3, :3].T @ camera.camera_to_world[0, :3, :3]
+        if source.mask is None:
+            places = _corners(square) * ((right - left) / len(square))
+        else:
+            places = _corners(source.mask) + np.array(source.corner) - np.array([left, top])
+        places = (places - center) / focal * np.array([1, -1])
+        rays = torch.from_numpy(np.pad(places, ((0, 0), (0, 1)), constant_values=-1)).float() @ turn.T
+        made.append(rays / -rays[:, 2:] * torch.tensor([distance, distance, 1.0]))
+        turns.append(turn)
+    return made, torch.stack(turns)
+
+
+def _corners(mask: Tensor) -> np.ndarray:
+    """(P, 2) places in pixels, x and y, of the corners of the convex hull of (H, W); one NaN where it has none."""
+    step = max(1, round(max(mask.shape) / 512))
+    inside = np.pad(mask[::step, ::step].float().cpu().numpy(), 1)
+    contours = find_contours(inside, max(float(inside.max()) / 2, 1e-3))
+    places = np.concatenate(contours) * step if contours else np.zeros((0, 2))
+    if not len(places) or np.linalg.matrix_rank(places - places.mean(0)) < 2:
+        return np.full((1, 2), np.nan)
+    places = (places - step + 0.5)[ConvexHull(places).vertices]
+    corners: np.ndarray = places[np.linspace(0, len(places) - 1, min(len(places), CORNERS)).astype(int), ::-1]
+    return corners
 
 
 def pair_ranges(first: Tensor, second: Tensor, cameras: tuple[Tensor, Tensor]) -> Tensor:
@@ -203,7 +224,7 @@ def pair_ranges(first: Tensor, second: Tensor, cameras: tuple[Tensor, Tensor]) -
     line = cameras[1][:, :3, 3] - cameras[0][:, :3, 3]
     apart = line.norm(dim=-1, keepdim=True)
     line, middle = torch.where(apart > 1e-6, line / apart.clamp_min(1e-6), cameras[0][:, :3, 0]), -cameras[0][:, :3, 3]
-    middle = torch.nn.functional.normalize(middle - (middle * line).sum(-1, keepdim=True) * line, dim=-1)
+    middle = normalize(middle - (middle * line).sum(-1, keepdim=True) * line, dim=-1)
     across, found = torch.linalg.cross(line, middle)[:, :, None], []
     for outline, camera in zip((first, second), cameras, strict=True):
         rays = outline @ camera[:, :3, :3].transpose(-1, -2)  # (N, P, 3)
@@ -221,37 +242,38 @@ def agreement(apart: Tensor, width: float, background: float) -> Tensor:
 
 
 def sample_poses(
-    shapes: Sequence[Tensor], prior: Tensor, search: PhotoSearch, on_sweep: Callable[[int], None]
-) -> tuple[Tensor, Tensor]:
-    """(V, C) places among the search's elevations and azimuths of C answers that are equally likely.
-
-    Drawn by sequential Monte Carlo, evidence being let in step by step (Del Moral, Doucet, Jasra 2006). shapes:
-    of outlines. prior: (E,) logarithm of belief in photo 1's elevations."""
-    # pair_ranges of each pair in sizes of the object, by both elevations and the second's azimuth beyond the first's
-    shape = (len(search.elevations_degrees),) * 2 + (search.azimuths,)
-    elevations = torch.tensor(search.elevations_degrees, dtype=torch.float32)
-    grid = torch.meshgrid(
-        elevations, elevations, torch.tensor(search.azimuths_degrees, dtype=torch.float32), indexing="ij"
-    )
-    lower, upper, azimuths = (values.flatten() for values in grid)
-    cameras = (orbit_cameras(0.0, lower).camera_to_world, orbit_cameras(azimuths, upper).camera_to_world)
-    tables = torch.full((len(shapes), len(shapes), *shape, 2, 2), math.nan, dtype=torch.float32)
-    for one, other in combinations(range(len(shapes)), 2):
-        tables[one, other] = table = pair_ranges(shapes[one], shapes[other], cameras).reshape(*shape, 2, 2)
-        tables[other, one] = table.flip(2).roll(1, dims=2).transpose(0, 1).flip(3)
+    shapes: Sequence[Tensor], poses: Tensor, prior: Tensor, search: PhotoSearch, on_sweep: Callable[[int], None]
+) -> Tensor:
+    """(V, C, 2) azimuths and elevations of C answers, drawn by sequential Monte Carlo, evidence being let in step by
+    step (Del Moral, Doucet, Jasra 2006). shapes: of outlines. poses: (V, 2), NaN where they are looked for.
+    prior: (E,) logarithm of belief in photo 1's elevations."""
+    around = torch.tensor(search.azimuths_degrees, dtype=torch.float32)
+    heights = torch.tensor(search.elevations_degrees, dtype=torch.float32)
+    lower, upper, azimuths = (each.flatten() for each in torch.meshgrid(heights, heights, around, indexing="ij"))
+    photos, chains, turns, known = len(shapes), search.samples, search.azimuths, poses[:, 0].isfinite().tolist()
+    shape = (len(heights), len(heights), turns, 2, 2)
+    # pair_ranges of each pair in sizes of the object, by both elevations and the second's azimuth beyond the first's;
+    # a known one is as it is at each place of its own, and two tell nothing
+    tables = torch.full((photos, photos, *shape), math.nan, dtype=torch.float32)
+    for one, other in combinations(range(photos), 2):
+        if not (known[one] and known[other]):
+            both = torch.stack([torch.stack([-azimuths * known[other], lower]), torch.stack([azimuths, upper])])
+            own = poses[[one, other], :, None]
+            first, second = (orbit_cameras(*pose).camera_to_world for pose in own.where(own.isfinite(), both))
+            table = pair_ranges(shapes[one], shapes[other], (first, second)).reshape(shape)
+            tables[one, other], tables[other, one] = table, table.flip(2).roll(1, dims=2).transpose(0, 1).flip(3)
     tables = tables / (tables[..., 1] - tables[..., 0]).nanmedian()
-    photos, chains, turns = len(tables), search.samples, search.azimuths
-    generator, places = torch.Generator().manual_seed(0), torch.arange(turns)
     between = agreement(tables[..., 0, :] - tables[..., 1, :], search.width, search.background)
+    generator, places = torch.Generator().manual_seed(0), torch.arange(turns)
 
     def draw(logits: Tensor) -> Tensor:
         noise = torch.rand(logits.shape, generator=generator, dtype=torch.float32).clamp(1e-20, 1 - 1e-7)
         return (logits - (-noise.log()).log()).argmax(-1)
 
-    state = torch.stack(
-        [draw(torch.zeros(photos, chains, count, dtype=torch.float32)) for count in (len(prior), turns)]
-    )  # (2, V, C)
+    start = torch.zeros(photos, chains, 1, dtype=torch.float32)
+    state = torch.stack([draw(start.expand(-1, -1, size)) for size in (len(prior), turns)])  # (2, V, C)
     state[0, 0], state[1, 0] = draw(prior.expand(chains, -1)), 0
+    state[:, known] = 0
     weights, steps = torch.zeros(chains, dtype=torch.float32), (torch.linspace(0, 1, search.sweeps + 1) ** 2).tolist()
     for sweep, (before, after) in enumerate(pairwise(steps)):
         for other, index in combinations(range(photos), 2):
@@ -267,8 +289,9 @@ def sample_poses(
                 logits = logits + after * between[other, index, state[0, other]].gather(2, turned)
             if index == 0:
                 state[0, 0] = draw(logits[:, :, 0] + prior)
-            else:
+            elif not known[index]:
                 found = draw(logits.flatten(1))
                 state[0, index], state[1, index] = found // turns, found % turns
         on_sweep(sweep + 1)
-    return state[0], state[1]
+    drawn = torch.stack([around[state[1]], heights[state[0]]], dim=-1)
+    return poses[:, None].where(poses[:, None].isfinite(), drawn)

@@ -227,8 +227,6 @@ def _completed(tree: dict[str, Any], extras: dict[str, str]) -> None:
     tree["extensionsUsed"] = sorted({*tree.get("extensionsUsed", []), UNLIT})
 
 
-# ---- splats
-
 HARMONIC = 0.28209479177387814  # the first spherical harmonic: 1 / (2 sqrt(pi))
 WIDE, THIN = 0.6, 0.06  # least standard deviations along the surface and across it, in distances of samples
 REACH, LOOKS = 0.1, 49  # of the longest side, outwards and inwards, in which light is followed, and at how many places

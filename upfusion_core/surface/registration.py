@@ -154,16 +154,28 @@ def align_object(
 
 def _outline(pictures: Tensor) -> tuple[Tensor, Tensor] | None:
     """Centre (N, 2), x right and y up in NDC, and root mean square radius (N,) of what is not white; None without."""
-    size = pictures.shape[-1]
-    weight = (1 - pictures).abs().sum(1)
-    mass = weight.sum((1, 2))
-    if not (mass > 1e-3).all():
-        return None
-    place = (2 * torch.arange(size) + 1 - size) / size
-    share = weight / mass[:, None, None]
-    center = torch.stack([share.sum(1) @ place, -(share.sum(2) @ place)], dim=1)
-    spread = share.sum(1) @ place.square() + share.sum(2) @ place.square() - center.square().sum(1)
-    return center, spread.clamp(min=1e-6).sqrt()
+    center, radius = moments(1 - pictures)
+    found = bool(((1 - pictures).abs().sum((1, 2, 3)) > 1e-3).all())
+    return (center * torch.tensor([1.0, -1.0]), radius) if found else None
+
+
+def moments(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre (N, 2) and root mean square radius (N,) of the distance from the background; 0 and 1 for nothing."""
+    weight = picture.abs().sum(1).flatten(1)
+    mass = weight.sum(1, keepdim=True)
+    share = torch.where(mass > 1e-3, weight / mass.clamp(min=1e-3), 0.0)
+    place = places(picture).flatten(0, 1)[:, :2]
+    center = share @ place
+    radius = torch.einsum("np,npi->n", share, (place - center[:, None]).square()).sqrt()
+    return center, torch.where(radius > 1e-3, radius, 1.0)
+
+
+def places(pictures: Tensor) -> Tensor:
+    """(H, W, 3) x, y, 1 of pixel centres."""
+    height, width = pictures.shape[-2:]
+    sides = (2 * torch.arange(side, device=pictures.device) + 1 - side for side in (height, width))
+    grid_y, grid_x = torch.meshgrid(*(side / max(height, width) for side in sides), indexing="ij")
+    return torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
 
 
 MESHES = SimilaritySearch(

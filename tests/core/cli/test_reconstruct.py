@@ -149,8 +149,6 @@ def test_presets_and_what_changes_in_them() -> None:
     assert config(preset="reference", perceptual="none") == DistillConfig.named("reference", perceptual="none")
 
 
-# ---- demo
-
 WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png", "turntable.gif", "mesh.glb",
            "field.safetensors", "run.json", "photo_cameras.json", "views.json"}  # fmt: skip
 

@@ -8,21 +8,11 @@ from refusals import refused
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from upfusion_core import (
-    Cameras,
-    GivenViews,
-    NovelViews,
-    PhotoCameras,
-    RadianceField,
-    fit_views,
-    given_photos,
-    orbit_cameras,
-    prepare_views,
-)
+from upfusion_core import Cameras, GivenViews, NovelViews, PhotoCameras, RadianceField, orbit_cameras, prepare_views
 from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.geometry import camera_rays
-from upfusion_core.pipeline.given_views import fitted_pictures, visual_hull
+from upfusion_core.pipeline.given_views import fit_views, fitted_pictures, given_photos, visual_hull
 
 CAMERAS = orbit_cameras([0.0, 90.0, 180.0, 270.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 85.0, -85.0])
 RADIUS = 0.12

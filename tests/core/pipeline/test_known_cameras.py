@@ -17,20 +17,13 @@ from PIL import Image
 from refusals import refused
 from torch import Tensor
 
-from upfusion_core import (
-    KnownCameras,
-    PhotoCameras,
-    SourcePhoto,
-    load_photo_cameras,
-    orbit_cameras,
-    prepare_views,
-    random_cameras,
-)
+from upfusion_core import KnownCameras, PhotoCameras, load_photo_cameras, orbit_cameras, prepare_views, random_cameras
 from upfusion_core.data.camera_files import written_cameras
 from upfusion_core.geometry.cameras import networks_reference, reference_camera
 from upfusion_core.geometry.lenses import MODELS, Lens
 from upfusion_core.geometry.rays import point_rays, project
 from upfusion_core.support.errors import UpFusionError
+from upfusion_core.types import SourcePhoto
 
 SIZE = 64
 CENTER = np.array([0.3, -0.2, 0.5])
@@ -307,7 +300,7 @@ WRONG: dict[str, tuple[Callable[[Scene], Path], str]] = {
     "a wide angle": (told(**NO_PIXELS | {"camera_angle_x": 3.2}), "angle of view in radians"),
     "pixels of what": (told(**NO_PIXELS | {"fl_x": 100}), "no size; add w and h"),
     "another shape": (told(h=48), "64 x 48 pixels and the photo has 64 x 64"),
-    "no frame": (lambda scene: told(frames=scene.frames()[:5])(scene), r"it has none for photo_6\.png"),
+    "no frame": (lambda scene: told(frames=scene.frames()[1:])(scene), r"it has none for photo_1\.png"),
     "twice": (lambda scene: told(frames=2 * scene.frames())(scene), "must be one picture"),
     "another lens": (told(camera_model="EQUIRECTANGULAR"), "got EQUIRECTANGULAR"),
     "not a matrix": (lambda scene: told(frames=scene.frames(transform_matrix=[[1]]))(scene), "3 or 4 rows of 4"),
@@ -331,6 +324,16 @@ def test_what_is_no_camera_is_refused(kind: str, tmp_path: Path) -> None:
     path = make(scene)
     with pytest.raises(UpFusionError, match=sentence):
         load_photo_cameras(path, scene.photos)
+
+
+def test_a_file_may_know_some_photos_only(tmp_path: Path) -> None:
+    scene = Scene(tmp_path).draw()
+    path = told(frames=scene.frames()[:5])(scene)
+    known, some = load_photo_cameras(path, scene.photos), load_photo_cameras(path, scene.photos[:5])
+    assert (known.sought, known.refused, len(known.notes), known.lenses[5]) == ((5,), (5,), 1, known.lenses[0])
+    assert torch.equal(known.cameras[:5].camera_to_world, some.cameras.camera_to_world)
+    Image.new("RGB", (48, 32)).save(scene.photos[5])  # of another shape: photo 1's focal length
+    assert load_photo_cameras(path, scene.photos).lenses[5].focal == (75.0, 75.0)
 
 
 def test_a_name_that_two_entries_share_is_refused(tmp_path: Path) -> None:

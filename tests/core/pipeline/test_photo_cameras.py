@@ -8,6 +8,7 @@ from refusals import refused
 from torch import Tensor
 
 from upfusion_core import Cameras, InputViews, PhotoCameras, PhotoSearch, SceneEncoding, UpFusion, orbit_cameras
+from upfusion_core.geometry import project
 from upfusion_core.pipeline.frames import choose_views
 from upfusion_core.pipeline.pose import agreement, estimate_photo_cameras, pair_ranges, photo_sheet
 
@@ -71,7 +72,8 @@ def test_of_many_photos_six_are_seen_and_the_others_are_found_beside_photo_1(mod
     views = choose_views(scene_of(model, masks).views, [1, 2, 3, 4, 5, 6])
     scene = model.encode(views, reference_elevation_degrees=ELEVATIONS[0])
     found = estimate_photo_cameras(model, scene, search=SEARCH)
-    assert -2 / 48 < float(found.cameras.principal[2, 1]) < -1 / 96
+    middle, _ = project(torch.zeros(1, 3), found.cameras[2])  # its lens is turned to where the object is
+    assert -2 / 48 < float(middle[0, 1]) < -1 / 96
     for places in ([0, 1, 2, 3, 4, 5], [0, 6, 7]):
         alone = scene_of(model, masks[places])
         assert len(places) < 6 or torch.equal(scene.tokens, alone.tokens)
@@ -79,6 +81,21 @@ def test_of_many_photos_six_are_seen_and_the_others_are_found_beside_photo_1(mod
         for place, camera, score in zip(places, same.cameras, same.score, strict=True):
             assert torch.equal(found.cameras[place].camera_to_world, camera.camera_to_world)
             assert found.score[place] == score
+
+
+def test_others_are_found_beside_known_cameras_or_refused_where_these_do_not_fit(model: UpFusion) -> None:
+    true = orbit_cameras(AZIMUTHS, ELEVATIONS, (1.0, 0.8, 1.2, 1.0, 1.0, 1.0), focal=3.6)
+    true.camera_to_world[1, :3, :3] @= torch.linalg.matrix_exp(torch.tensor([[0, -0.4, 0], [0.4, 0, 0], [0, 0, 0]]))
+    masks, given = silhouettes(true, CHAIR, SIZES), torch.arange(6) < 3
+    for order, right in (([0, 1, 2, 0, 0, 0], True), ([0, 2, 1, 0, 0, 0], False)):
+        known = PhotoCameras(true[torch.tensor(order)], given, given.float(), given=True, sought=(3, 4, 5))
+        views = InputViews(1 - 0.5 * masks.expand(-1, 3, -1, -1), masks, torch.full((6, 2), 4.5), cameras=known)
+        found = estimate_photo_cameras(model, model.encode(views), search=SEARCH)
+        assert torch.equal(found.cameras[:3].camera_to_world, known.cameras[:3].camera_to_world)
+        told = ["reference", "given", "given", *3 * ["found" if right else "refused"]]
+        assert [found.status(index) for index in range(6)] == told
+        traces = (found.cameras.camera_to_world[:, :3, :3] * true.camera_to_world[:, :3, :3]).sum((1, 2))
+        assert not right or float(torch.rad2deg(((traces - 1) / 2).clamp(-1, 1).acos()).max()) < 6
 
 
 UPRIGHT, CORNERS = torch.tensor([[0, -0.07, 0], [0, 0, 0], [0, 0.08, 0]]), torch.cartesian_prod(*3 * [SIZES[:2] - 0.04])
