@@ -2,9 +2,8 @@
 
 A plane through two cameras that touches the object touches both silhouettes, so that from the line between the cameras
 both are seen under one range of angles (epipolar tangency: Porrill and Pollard, Curve matching and stereo calibration,
-1991). A pair tells little; all pairs together leave few answers. Samples of them are drawn, refined, and count by how
-well they explain what is seen. How many of these say nearly the same of a photo tells its trust; where none explains
-it, none is trusted.
+1991). All pairs together leave few answers. Samples are drawn, refined, and weighed by how well they explain what is
+seen; the weight of those that say nearly the same of a photo is its trust, unless none explains it.
 """
 
 import math
@@ -30,13 +29,13 @@ from ..types import Cameras, InputViews, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer
 
 CORNERS = 24  # of a silhouette's convex outline, at most
-BESIDE = 6  # known cameras, at most, that others are looked for beside
 STEEP = 89.0  # degrees, of an elevation
 STEEPEST = 1.4  # radians from the object's middle, beyond which a camera stands nearly on the object's other side
 ALIKE_TRACE = 1 + 2 * math.cos(math.radians(20.0))  # of the turn between answers that are one, within 20 degrees
 ALIKE = "the object looks alike from several sides: only its elevation, {:.0f} degrees, is sure"
 SEVERAL = "its silhouette fits several places"
 MISFIT = "the silhouettes do not fit together: lenses, distances or masks may differ"
+CROWDED = "too many would stand within 20 degrees, where any silhouettes fit"
 SURE_ELEVATION = 9.0  # degrees, standard deviation
 MOVES = (4.0, 4.0, 0.03, 0.01, 0.01)  # first steps of the refinement: azimuth, elevation, log size, middle's x and y
 
@@ -47,7 +46,7 @@ def estimate_photo_cameras(
     """The cameras that the scene's photos were taken by, as far as they can be found; the same each time.
 
     Those that the networks see are looked for together, others by fives beside photo 1, as `score` was calibrated.
-    Where some are known, the others are looked for by fives beside at most BESIDE of these.
+    Where some are known, the others are looked for by fives beside at most 6 of these.
 
     model: whose scene it is. on_step: called with (rounds done, total, None); raise from it to stop. Raises InputError.
     """
@@ -64,7 +63,7 @@ def estimate_photo_cameras(
     sure, seen = found.accepted.nonzero()[:, 0].tolist(), [] if known else views.seen[1:]
     rest = [place for place in (known.sought if known else range(len(views))) if place not in (*sure, *seen)]
     parts = [seen, *(rest[start : start + 5] for start in range(0, len(rest), 5))]
-    groups = [[*sure[:: -(-len(sure) // BESIDE)], *part] for part in parts if part]
+    groups = [[*sure[:: -(-len(sure) // 6)], *part] for part in parts if part]
     total, ticks, hook = len(groups) * search.sweeps, count(1), on_step or (lambda *_: None)
     reasons = np.array(found.reasons or [""] * len(views), dtype=object)
     with torch.inference_mode(False), torch.no_grad():
@@ -87,8 +86,8 @@ def estimate_photo_cameras(
 def _answer(
     shapes: Sequence[Tensor], known: Tensor, drawn: Tensor, search: PhotoSearch
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Of drawn answers (V, C, 2) the one that explains most once refined, (V, 5) as of `_refined`; by how far the
-    others say the same of a photo its trust (V,); and why it is not trusted."""
+    """Of drawn answers (V, C, 2) the one that explains most once refined, (V, 5) as of `_refined`; trusts (V,), by
+    how far the others say the same of a photo; and why it is refused."""
     # how often an answer was drawn tells less than how well it fits once it is refined
     start = pad(torch.unique(drawn, dim=1).transpose(0, 1), (0, 3))
     moved, likely = _refined(shapes, start, search, range(len(shapes)), known)
@@ -96,6 +95,8 @@ def _answer(
     most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
     explained = float((search.refined_weight * (likely.max() / 2 - search.fit * most)).sigmoid())
     scores, reasons, near = [1.0] * len(shapes), [""] * len(shapes), _near(moved, best)
+    turns = orbit_cameras(best[:, 0], best[:, 1].clamp(-STEEP, STEEP)).camera_to_world[:, :3, :3]
+    crowded = ((torch.einsum("aij,bij->ab", turns, turns) > ALIKE_TRACE).sum(1) > min(2, len(shapes) - 1)).tolist()
     for index in (index for index in range(1, len(shapes)) if not known[index]):
         # this photo from other sides, the others where they are: does the object look alike from there?
         turned = best.repeat(search.azimuths, 1, 1)
@@ -109,6 +110,8 @@ def _answer(
         scores[index] = float(np.interp(scores[index], *np.transpose(search.trusts)))
         if scores[index] < search.accept:
             reasons[index] = MISFIT if explained < 0.5 else reason
+        elif crowded[index]:
+            scores[index], reasons[index] = 0.0, CROWDED
     return best, torch.tensor(scores, dtype=torch.float32), reasons
 
 
@@ -134,9 +137,8 @@ def _placed(matrices: Tensor, moved: Tensor, turns: Tensor, stays: Tensor) -> Te
 def _refined(
     shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch, moving: Sequence[int], known: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(H, V, 5) azimuths and elevations in degrees, logarithms of sizes, and shifts of the middles, near H answers
-    `start` (H, V, 5), and (H,) the logarithm of how likely the `moving` ones' ranges of angles are, by which they move
-    in turn, unless they are `known` (V,): coordinate descent."""
+    """(H, V, 5) azimuths, elevations (degrees), logarithms of sizes and shifts of middles near H answers `start`, and
+    (H,) the logarithm of how likely the ranges of angles of the `moving` are, which move in turn unless `known`."""
     state, every = start.clone(), torch.arange(len(start))
     deviations, unit = torch.tensor(search.refined_deviations, dtype=torch.float32), torch.eye(5, dtype=torch.float32)
     compass = torch.cat([torch.zeros_like(unit[:1]), unit, -unit])
