@@ -68,7 +68,7 @@ def estimate_photo_cameras(
     reasons = np.array(found.reasons or [""] * len(views), dtype=object)
     with torch.inference_mode(False), torch.no_grad():
         matrices, score = found.cameras.camera_to_world.clone(), found.score.clone()
-        poses = found.angles_degrees().float().clamp(torch.tensor([0.0, -STEEP]), torch.tensor([360.0, STEEP]))
+        poses = found.angles_degrees().clamp(torch.tensor([0.0, -STEEP]), torch.tensor([360.0, STEEP])).float()
         poses[~found.accepted | (known is None)] = math.nan
         accepted, (shapes, turns) = found.accepted.clone(), outlines(views, found.cameras, poses)
         height = matrices[0, 1, 3].clamp(-1, 1).asin().rad2deg()
@@ -202,7 +202,7 @@ def outlines(views: InputViews, cameras: Cameras, poses: Tensor) -> tuple[list[T
             places = _corners(source.mask) + np.array(source.corner) - np.array([left, top])
         places = (places - center) / focal * np.array([1, -1])
         rays = torch.from_numpy(np.pad(places, ((0, 0), (0, 1)), constant_values=-1)).float() @ turn.T
-        made.append(rays / -rays[:, 2:] * torch.tensor([distance, distance, 1.0]))
+        made.append(rays / -rays[:, 2:] * rays.new_tensor([distance, distance, 1.0]))
         turns.append(turn)
     return made, torch.stack(turns)
 
