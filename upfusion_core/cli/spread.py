@@ -179,6 +179,8 @@ class _Actor:
             raise MissingPackageError(f'{rule}; run: pip install "upfusion[cluster]"') from error
         cls.lost = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
         if not ray.is_initialized():
-            ray.init(os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="error")
+            address = os.environ.get("RAY_ADDRESS", "local")
+            dashboard = False if address == "local" else None  # a cluster that is there has one or not
+            ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level="error")
         have = ray.cluster_resources()
         return ["GPU"] * int(gpus and have.get("GPU", 0)) or ["CPU"] * max(1, int(have.get("CPU", 1)) // cpus)
