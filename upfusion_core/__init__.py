@@ -1,4 +1,4 @@
-"""UpFusion: from 1 to 6 unposed photos of an object to novel views and a mesh (arXiv 2312.06661).
+"""UpFusion: from unposed photos of an object to novel views and a mesh (arXiv 2312.06661).
 
 Names are imported at first use, so that importing the package costs nothing.
 """
