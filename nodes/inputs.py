@@ -120,7 +120,7 @@ def azimuth(name: str, default: float, tooltip: str) -> io.Input:
 
 def elevation(name: str, tooltip: str) -> io.Input:
     """Degrees above the horizon, of a camera of a new view: photo 1's unless set."""
-    return setting(name, Reconstruct, "photo_elevation", tooltip=tooltip, step=0.5)
+    return setting(name, Reconstruct, "photo_elevation", tooltip=tooltip, default=22.5, step=0.5)
 
 
 def distance(more: str = "") -> io.Input:

@@ -258,12 +258,18 @@ class UpFusionEncodeViews(io.ComfyNode):
         masks = "1 on the object, one a photo; taken from what is not white when left open."
         more = "0 is the object's height, 45 looks down. A wrong value tilts the orbit of all new views."
         own = "The photos' own pixels and cameras, from UpFusion Prepare Views or Load Cameras, for Distill to use."
+        found = (
+            "Find photo 1's elevation by the silhouettes of three or more photos that were held level, where they tell."
+        )
         takes = [
             inputs.model(),
             io.Image.Input("images", tooltip=images),
             io.Mask.Input("masks", optional=True, tooltip=masks),
-            inputs.setting("elevation", Reconstruct, "photo_elevation", more=more, low=-60, high=85, step=0.5),
+            inputs.setting(
+                "elevation", Reconstruct, "photo_elevation", more=more, default=22.5, low=-60, high=85, step=0.5
+            ),
             ViewsSocket.Input("views", optional=True, tooltip=own),
+            io.Boolean.Input("find_elevation", default=False, optional=True, tooltip=found),
         ]
         gives = [SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")]
         aliases = ["encode photos", "scene", "set latents", "unposed", "multi view"]
@@ -278,6 +284,7 @@ class UpFusionEncodeViews(io.ComfyNode):
         elevation: float,
         masks: Tensor | None = None,
         views: InputViews | None = None,
+        find_elevation: bool = False,
     ) -> io.NodeOutput:
         """Without `views` the photos' own pixels are not used, and the text says so."""
         shown = input_views(images, masks)
@@ -285,6 +292,10 @@ class UpFusionEncodeViews(io.ComfyNode):
         if views is not None:
             own = {name: getattr(views, name) for name in ("sources", "cameras", "left_out")}
             shown, text = replace(shown, **own), "with the photos' own pixels"
+        if find_elevation and shown.cameras is None:
+            found = core.estimate_elevation(shown)
+            elevation = elevation if found is None else found
+            text += f"; photo 1 looks down by {elevation:.1f} degrees, " + ("as given" if found is None else "found")
         host.send_line(text)
         return io.NodeOutput(upfusion_model.stages().encode(shown, reference_elevation_degrees=elevation))
 

@@ -63,7 +63,7 @@ _NAMES = {
     "pipeline.masks": ("estimate_mask",),
     "pipeline.photo_cameras": ("cameras_round_object", "load_photo_cameras"),
     "pipeline.photos": ("prepare_views", "read_photo"),
-    "pipeline.pose": ("estimate_photo_cameras", "photo_sheet"),
+    "pipeline.pose": ("estimate_elevation", "estimate_photo_cameras", "photo_sheet"),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.decoding": ("field_of_view",),

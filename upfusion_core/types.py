@@ -247,6 +247,15 @@ class InputViews:
         """Places of the photos that the networks see."""
         return [place for place in range(len(self)) if not (self.left_out and self.left_out[place])]
 
+    def with_sources(self) -> InputViews:
+        """The same photos; where they have no other pixels, these are their own."""
+        if self.sources is not None:
+            return self
+        side, photos = self.rgb.shape[-1], enumerate(zip(self.rgb.cpu(), self.mask[:, 0].cpu(), strict=True), 1)
+        whole: tuple[Any, ...] = ((0, 0), (0.0, 0.0, side, side))
+        own = [SourcePhoto(f"photo {number}", (side, side), rgb, mask, *whole) for number, (rgb, mask) in photos]
+        return replace(self, sources=tuple(own))
+
     def to(self, device: torch.device | str) -> InputViews:
         """The same photos on another device."""
         return replace(self, rgb=self.rgb.to(device), mask=self.mask.to(device), focal=self.focal.to(device))

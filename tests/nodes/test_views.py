@@ -2,12 +2,13 @@
 
 import itertools
 import math
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from small_models import Run, refused
+from small_models import Pack, Run, refused
 from torch import Tensor
 
 from upfusion_core import prepare_views
@@ -159,6 +160,17 @@ def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lin
     assert [image.shape for image in asked] == [(1, 60, 80, 3)]  # the first photo alone
     assert lines[-1].splitlines()[:2] == ["photo 1: found by bg_removal_model", "photo 2: its transparency"]
     assert torch.equal(images[0], images[2])
+
+
+def test_the_elevation_is_found_if_asked_for(
+    run_node: Run, core: ModuleType, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Mock(spec=pack("nodes.sockets").HostedModel)
+    model.stages().encode = lambda views, reference_elevation_degrees: reference_elevation_degrees
+    told = {"upfusion_model": model, "images": torch.rand(3, 32, 32, 3)}
+    for found, asked, elevation in ((40.0, True, 40.0), (None, True, 10.0), (40.0, False, 10.0)):
+        monkeypatch.setattr(core, "estimate_elevation", lambda views, found=found: found)
+        assert run_node("UpFusionEncodeViews", **told, elevation=10.0, find_elevation=asked) == (elevation,)
 
 
 def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:

@@ -30,7 +30,6 @@ COMMANDS: dict[str, tuple[type, str]] = {  # the options of each, and the module
     "pack": (options.Pack, "datasets"),
 }
 
-
 TITLE = "From photos of an object, taken from anywhere, to novel views and a 3D mesh (UpFusion)."
 app = typer.Typer(help=TITLE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 KEYWORD = inspect.Parameter.KEYWORD_ONLY

@@ -24,7 +24,6 @@ from ..support.devices import existing_device
 from ..support.errors import InputError, OutputError
 from ..support.files import check_target, made_folder, replacing, write_json
 from ..support.images import load_png
-from ..surface.extract import require_packages
 from ..surface.mesh import TEXTURED, MeshAsset, Splats, mesh_names
 from .console import answer, duration, progress
 from .inputs import read_cameras
@@ -42,7 +41,6 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     for path in targets:
         check_target(path)
     with _writing(output, targets, record_path, command, field=command.field) as record:
-        require_packages(texture=size is not None, faces=surface.faces is not None)
         field = load_field(command.field, device=existing_device(command.device)).field
         if command.splats:
             with progress("Laying splats") as on_step:

@@ -12,7 +12,7 @@ import torch
 
 from ..config.models import MAX_PHOTOS, MAX_VIEWS
 from ..config.options import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
-from ..geometry import cameras_from_matrices, orbit_cameras
+from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..models.stable_diffusion import tokenize
 from ..pipeline import sampling
@@ -20,6 +20,7 @@ from ..pipeline.examples import example_views
 from ..pipeline.frames import Looked, choose_pictures, choose_views, film_frames, photo_files
 from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.photos import prepare_views
+from ..pipeline.pose import estimate_elevation
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
@@ -55,9 +56,10 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
             photos, looked = of_folder_or_film(command.photos, run.folder)
             command = replace(command, photos=photos)
         masks, known = list(photos.masks) or None, None
+        height = REFERENCE_ELEVATION_DEGREES if isinstance(command, Demo) else command.photo_elevation
         if photos.photo_cameras is not None:
-            elevation = 22.5 if isinstance(command, Demo) else command.photo_elevation
-            known = load_photo_cameras(photos.photo_cameras, photos.photos, masks, elevation_degrees=elevation)
+            height = REFERENCE_ELEVATION_DEGREES if height is None else height  # if cameras know no up
+            known = load_photo_cameras(photos.photo_cameras, photos.photos, masks, elevation_degrees=height)
         find: dict[str, Any] = {name: getattr(photos, name) for name in ("remove_background", "any_background")}
         held: dict[int, InputViews] = {}  # of one size at a time: they carry the photos' own pixels
 
@@ -68,7 +70,11 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
                 held[size] = choose_views(views, photos.network_photos)
             return held[size]
 
-        prepared(256)  # the released size, which is nearly always the one wanted
+        views = prepared(256)  # the released size, which is nearly always the one wanted
+        if height is None and (height := estimate_elevation(views)) is not None:
+            say(f"Photo 1 looks down by {height:.0f} degrees, as all silhouettes tell; --photo-elevation overrules it")
+        if not isinstance(command, Demo):
+            command = replace(command, photo_elevation=REFERENCE_ELEVATION_DEGREES if height is None else height)
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None
         files = {"photos": photos.photos, "masks": photos.masks, "cameras": (cameras,) if cameras else ()}
         inputs: dict[str, Any] = {kind: [] for kind in files}

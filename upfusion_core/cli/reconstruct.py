@@ -24,7 +24,6 @@ from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
 from ..support.images import contact_sheet, labelled_sheet
-from ..surface.extract import require_packages
 from ..surface.mesh import MeshAsset, mesh_files
 from ..surface.projection import project_photos
 from ..surface.rasterise import rasterise
@@ -47,11 +46,10 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     with opened(command, given) as (run, command, photos):
         config = distill_config(command)
-        textured = texture_size(command.surface, *command.formats) is not None
-        require_packages(texture=textured, faces=command.surface.faces is not None)
         if not run.already_finished:
             field, size = finished_field(run, command.networks.device), 256
             if field is None:
+                assert command.photo_elevation is not None, "see opened"
                 model, scene = encoded(run, command.networks, command.sampler, photos, command.photo_elevation)
                 size = model.image_size
                 if command.views:

@@ -37,6 +37,7 @@ def run_views(command: Views | Predict, given: frozenset[str]) -> None:
                 rule = f"writing MP4 needs the program ffmpeg, which does not run ({str(error).strip()[:200]})"
                 raise MissingPackageError(f"{rule}; install it, name it in IMAGEIO_FFMPEG_EXE, or {advice}") from error
         orbit, elevation = command.orbit, command.photo_elevation
+        assert elevation is not None, "see opened"
         known, unit = photos(256).cameras, 1.0
         if known is not None:
             elevation = float(known.angles_degrees()[0, 1])

@@ -25,7 +25,7 @@ DATA = Flag(metavar="|".join([*PROCEDURAL, "DATA"]), places=tuple(PROCEDURAL))
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
 OF_EACH = ("photos", "masks", "photo_cameras", "output")  # what many objects cannot share
-TRUSTED = "on with --photo-cameras"
+TRUSTED, HORIZON = "on with --photo-cameras", "found where silhouettes tell it, else 22.5"
 RECOMMENDED = "what the weights recommend, else 9"
 PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
 PhotoNumber = Annotated[int, Ge(1), Le(MAX_VIEWS)]
@@ -176,8 +176,8 @@ class Reconstruct:
 
     photos: Photos
     folder: Folder
-    photo_elevation: Annotated[Elevation, Flag(("--photo-elevation", "--elevation"))] = 22.5
-    """Degrees above the horizon that photo 1 was taken from."""
+    photo_elevation: Annotated[Elevation | None, Flag(("--photo-elevation", "--elevation"), unset=HORIZON)] = None
+    """Degrees that photo 1 looks down from above the horizon."""
     networks: Networks = Networks()
     preset: Preset = "fast"
     """Schedule: a first look, for results, or the paper's."""
@@ -229,8 +229,8 @@ class Views:
 
     photos: Photos
     folder: Folder
-    photo_elevation: Elevation = 22.5
-    """Degrees above the horizon that photo 1 was taken from."""
+    photo_elevation: Annotated[Elevation | None, Flag(unset=HORIZON)] = None
+    """Degrees that photo 1 looks down from above the horizon."""
     networks: Networks = Networks()
     orbit: Orbit = Orbit()
     sampler: Sampler = Sampler(steps=50, scheduler="ddim")
@@ -242,8 +242,8 @@ class Predict:
 
     photos: Photos
     folder: Folder
-    photo_elevation: Elevation = 22.5
-    """Degrees above the horizon that photo 1 was taken from."""
+    photo_elevation: Annotated[Elevation | None, Flag(unset=HORIZON)] = None
+    """Degrees that photo 1 looks down from above the horizon."""
     networks: Networks = Networks()
     orbit: Orbit = Orbit(count=32)
     size: Annotated[int, Ge(8), Le(1024)] = 64

@@ -28,17 +28,7 @@ from ..support.errors import InputError
 from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
 from ..support.weights import read_saved
-from ..types import (
-    REFERENCE_FOCAL,
-    Cameras,
-    GivenViews,
-    NovelViews,
-    OnStep,
-    PhotoCameras,
-    SceneEncoding,
-    Step,
-    ViewConditioning,
-)
+from ..types import REFERENCE_FOCAL, Cameras, GivenViews, NovelViews, OnStep, PhotoCameras, SceneEncoding, Step
 from .given_views import CELLS, FittedPictures, fitted_pictures, given_photos, visual_hull
 from .novel_views import ViewSynthesizer
 from .photos import estimate_coverage
@@ -213,7 +203,7 @@ class FitRounds:
         if given is not None and job.silhouettes:
             self.hull = visual_hull(given, self.field.config.half_extent, CELLS)
         self.total = self._steps_before(len(self.rounds) - 1) + self.rounds[-1].end
-        self._cond: ViewConditioning | None = None
+        self._cond: Any = None  # of all cameras, once a round asks for it
         saved = job.load() or {"round": 0, "pictures": None, "fit": None}
         self.number: int = saved["round"]
         self.pictures: dict[str, Tensor] | None = saved["pictures"]

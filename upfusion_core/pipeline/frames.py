@@ -151,8 +151,7 @@ def choose_views(views: InputViews, numbers: Sequence[int] = ()) -> InputViews:
         return replace(views, left_out=tuple("" if n in numbers else "not asked for" for n in range(1, len(views) + 1)))
     if len(views.seen) <= MAX_PHOTOS:
         return views
-    own = list(views.rgb) if views.sources is None else [source.rgb for source in views.sources]
-    sharp = torch.tensor([photo_sharpness(photo) for photo in own])
+    sharp = torch.tensor([photo_sharpness(photo.rgb) for photo in views.with_sources().sources or ()])
     sharp[0] = sharp.max()  # photo 1 says what the frame is
     if views.cameras is not None and views.cameras.given:
         sides = torch.nn.functional.normalize(views.cameras.cameras.centers, dim=-1)

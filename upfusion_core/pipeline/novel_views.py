@@ -20,16 +20,7 @@ from ..support.checks import check_count, check_finite, check_range, check_shape
 from ..support.devices import Chunk
 from ..support.errors import InputError
 from ..support.images import resize_pictures
-from ..types import (
-    REFERENCE_FOCAL,
-    Cameras,
-    InputViews,
-    NovelViews,
-    OnStep,
-    SceneEncoding,
-    SourcePhoto,
-    ViewConditioning,
-)
+from ..types import REFERENCE_FOCAL, Cameras, InputViews, NovelViews, OnStep, SceneEncoding, ViewConditioning
 from .frames import choose_views
 from .prior import DiffusionPrior
 from .sampling import sample_views, view_seeds
@@ -81,11 +72,7 @@ class ViewSynthesizer(ABC):
         the weights give values that are not finite in this precision.
         """
         check_type("views", views, InputViews, "make them with prepare_views")
-        if views.sources is None:  # they are as large as they are
-            side, pairs = views.rgb.shape[-1], enumerate(zip(views.rgb.cpu(), views.mask[:, 0].cpu(), strict=True), 1)
-            whole: tuple[Any, ...] = ((0, 0), (0.0, 0.0, side, side))
-            own = [SourcePhoto(f"photo {place}", (side, side), rgb, mask, *whole) for place, (rgb, mask) in pairs]
-            views = replace(views, sources=tuple(own))
+        views = views.with_sources()
         rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
         views = replace(choose_views(views), rgb=rgb, mask=mask)
         reference = reference_camera(reference_elevation_degrees)

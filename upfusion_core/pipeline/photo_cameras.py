@@ -16,7 +16,7 @@ from ..data.recorded import bounds
 from ..data.views import normalise
 from ..geometry.cameras import cameras_from_matrices, look_at
 from ..geometry.lenses import KnownCameras, Lens
-from ..support.decoding import open_picture, orientation, stored_size
+from ..support.decoding import TURNS, open_picture, orientation, stored_size
 from ..support.errors import InputError
 from ..support.files import reading
 from ..support.images import unit_range
@@ -25,8 +25,6 @@ from .masks import ON_WHITE, border_median
 from .photos import LARGEST, PhotoSource, read_mask, read_photo
 
 _FORGIVEN = ("", "letters' case", "the extension", "letters' case and extension")
-_QUARTERS = {1: 0, 3: 2, 6: 1, 8: 3}
-"""EXIF's orientation -> by how many quarters of a turn, clockwise, the stored pixels become upright."""
 
 
 def load_photo_cameras(
@@ -190,11 +188,11 @@ def _upright(entry: FileCamera, stored: tuple[int, int], orientation: int, label
         near = min((stored, turned), key=lambda size: sum(abs(a / b - 1) for a, b in zip(size, lens.size, strict=True)))
         if all(abs(a / b - 1) < 0.15 for a, b in zip(near, lens.size, strict=True)):
             lens = replace(lens, size=near)
-    quarters = 0
+    quarters = 0  # of a turn against the clock
     if orientation != 1 and _same_shape(lens.size, stored):
-        if orientation not in _QUARTERS:
+        mirrored, quarters = TURNS[orientation]
+        if mirrored:
             raise InputError(f"{label} is mirrored by its EXIF tag; save it unmirrored, and make its camera again")
-        quarters = _QUARTERS[orientation]
         lens = lens.resized(stored)
     elif _same_shape(lens.size, turned):
         lens = lens.resized(turned)
@@ -204,7 +202,7 @@ def _upright(entry: FileCamera, stored: tuple[int, int], orientation: int, label
         advice = "give the photo that the camera was made from, or one that was made smaller as a whole"
         raise InputError(f"{problem}; {advice}")
     pose = entry.camera_to_world.clone()
-    for _ in range(quarters):
+    for _ in range(-quarters % 4):
         lens = lens.turned()
         right, up = pose[:, 0].clone(), pose[:, 1].clone()
         pose[:, 0], pose[:, 1] = up, -right

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from ..config import PhotoSearch
-from ..geometry import look_at, orbit_cameras
+from ..geometry.cameras import look_at, orbit_cameras, reference_camera
 from ..geometry.lenses import Lens
 from ..support.checks import check_type
 from ..support.errors import InputError
@@ -28,6 +28,7 @@ from ..support.images import labelled_sheet
 from ..types import Cameras, InputViews, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer
 
+Answers = tuple[Tensor, Tensor, Tensor, float]  # see _answers
 CORNERS = 24  # of a silhouette's convex outline, at most
 STEEP = 89.0  # degrees, of an elevation
 STEEPEST = 1.4  # radians from the object's middle, beyond which a camera stands nearly on the object's other side
@@ -36,7 +37,7 @@ ALIKE = "the object looks alike from several sides: only its elevation, {:.0f} d
 SEVERAL = "its silhouette fits several places"
 MISFIT = "the silhouettes do not fit together: lenses, distances or masks may differ"
 CROWDED = "too many would stand within 20 degrees, where any silhouettes fit"
-SURE_ELEVATION = 9.0  # degrees, standard deviation
+SURE_ELEVATION, SURE_HORIZON = 9.0, 5.0  # degrees, standard deviations
 MOVES = (4.0, 4.0, 0.03, 0.01, 0.01)  # first steps of the refinement: azimuth, elevation, log size, middle's x and y
 
 
@@ -56,10 +57,7 @@ def estimate_photo_cameras(
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
     search, known, first = search or PhotoSearch(), views.cameras, torch.arange(len(views)) == 0
     check_type("search", search, PhotoSearch)
-    wide = torch.tensor([(source.box[2] - source.box[0]) / max(source.size) for source in views.sources or ()])
-    alone = Cameras.concatenate([scene.reference.to("cpu")] * len(views))
-    alone = replace(alone, focal=alone.focal * (wide[0] / wide)[:, None].float())  # of photo 1's lens
-    found = known or PhotoCameras(alone, first, first.float())
+    found = known or PhotoCameras(_of_one_lens(views, scene.reference.to("cpu")), first, first.float())
     sure, seen = found.accepted.nonzero()[:, 0].tolist(), [] if known else views.seen[1:]
     rest = [place for place in (known.sought if known else range(len(views))) if place not in (*sure, *seen)]
     parts = [seen, *(rest[start : start + 5] for start in range(0, len(rest), 5))]
@@ -75,25 +73,55 @@ def estimate_photo_cameras(
         off = (torch.tensor(search.elevations_degrees, dtype=torch.float32) - height) / search.elevation_deviation
         for group in groups:
             own, fixed, prior = [shapes[place] for place in group], poses[group], (-off.square() / 2).log_softmax(0)
-            drawn = sample_poses(own, fixed, prior, search, lambda _: hook(next(ticks), total, None))
-            moved, score[group], reasons[group] = _answer(own, fixed[:, 0].isfinite(), drawn, search)
+            answers = _answers(own, fixed, prior, search, lambda _: hook(next(ticks), total, None))
+            moved, score[group], reasons[group] = _judged(own, fixed[:, 0].isfinite(), answers, search)
             matrices[group] = _placed(matrices[group], moved, turns[group], accepted[group])
             accepted[group] = score[group] >= search.accept
     cameras = replace(found.cameras, camera_to_world=matrices)
     return replace(found, cameras=cameras, accepted=accepted, score=score, reasons=tuple(reasons.tolist()))
 
 
-def _answer(
-    shapes: Sequence[Tensor], known: Tensor, drawn: Tensor, search: PhotoSearch
-) -> tuple[Tensor, Tensor, list[str]]:
-    """Of drawn answers (V, C, 2) the one that explains most once refined, (V, 5) as of `_refined`; trusts (V,), by
-    how far the others say the same of a photo; and why it is refused."""
+def estimate_elevation(views: InputViews) -> float | None:
+    """Degrees that photo 1 looks down by, from the silhouettes of all photos: if nobody rolled them they share a
+    horizon. None of fewer than three, or where several answers are left."""
+    search, seen = PhotoSearch(), views.seen
+    if len(seen) < 3:
+        return None
+    views, poses = views.with_sources(), torch.full((len(views), 2), math.nan)
+    with torch.inference_mode(False), torch.no_grad():
+        shapes = outlines(views, _of_one_lens(views, reference_camera()), poses)[0]
+        own, prior = [shapes[place] for place in seen], torch.zeros(len(search.elevations_degrees))
+        moved, weights, best, explained = _answers(own, poses[seen], prior, search, lambda _: None)
+        spread = float(weights @ (moved[:, 0, 1] - weights @ moved[:, 0, 1]).square()) ** 0.5
+    return round(float(best[0, 1]), 1) if explained > 0.5 and spread < SURE_HORIZON else None
+
+
+def _of_one_lens(views: InputViews, reference: Cameras) -> Cameras:
+    """A camera a photo, all where photo 1's is, with the lens of its square, if all photos were taken by one lens."""
+    wide = torch.tensor([(source.box[2] - source.box[0]) / max(source.size) for source in views.sources or ()])
+    alone = Cameras.concatenate([reference] * len(views))
+    return replace(alone, focal=alone.focal * (wide[0] / wide)[:, None].float())
+
+
+def _answers(
+    shapes: Sequence[Tensor], poses: Tensor, prior: Tensor, search: PhotoSearch, on_sweep: Callable[[int], None]
+) -> Answers:
+    """Answers (H, V, 5), as of `_refined`, by the arguments of `sample_poses`; their weights (H,); the one that
+    explains most, (V, 5); and how sure it is, in [0, 1], that it explains what is seen."""
+    drawn = sample_poses(shapes, poses, prior, search, on_sweep)
     # how often an answer was drawn tells less than how well it fits once it is refined
     start = pad(torch.unique(drawn, dim=1).transpose(0, 1), (0, 3))
-    moved, likely = _refined(shapes, start, search, range(len(shapes)), known)
-    weights, best = (search.refined_weight * likely / 2).softmax(0), moved[likely.argmax()]
+    moved, likely = _refined(shapes, start, search, range(len(shapes)), poses[:, 0].isfinite())
     most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
     explained = float((search.refined_weight * (likely.max() / 2 - search.fit * most)).sigmoid())
+    return moved, (search.refined_weight * likely / 2).softmax(0), moved[likely.argmax()], explained
+
+
+def _judged(
+    shapes: Sequence[Tensor], known: Tensor, answers: Answers, search: PhotoSearch
+) -> tuple[Tensor, Tensor, list[str]]:
+    """The best of `_answers`; trusts (V,), by how far the others say the same of a photo; and why it is refused."""
+    moved, weights, best, explained = answers
     scores, reasons, near = [1.0] * len(shapes), [""] * len(shapes), _near(moved, best)
     turns = orbit_cameras(best[:, 0], best[:, 1].clamp(-STEEP, STEEP)).camera_to_world[:, :3, :3]
     crowded = ((torch.einsum("aij,bij->ab", turns, turns) > ALIKE_TRACE).sum(1) > min(2, len(shapes) - 1)).tolist()

@@ -28,7 +28,7 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _SUB_IFDS, _DNG_VERSION = 254, 256, 257, 262, 274, 330, 50706
 _EXIF, _FOCAL_IN_FILM = 0x8769, 41989
 _SENSOR = (32803, 34892)  # photometric interpretation: colour filter array, linear RAW
-_TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 """EXIF's orientation -> whether the stored picture is mirrored, then how many quarters it turns against the clock."""
 _OPENING = threading.Lock()
 
@@ -143,7 +143,7 @@ def orientation(image: Image.Image) -> int:
     """EXIF's, 1 to 8; 1 where nothing, or nonsense, is said. Of TIFF until it is decoded: Pillow turns it then."""
     opened: Any = image
     found = (opened.tag_v2 if image.format == "TIFF" else image.getexif()).get(_ORIENTATION, 1)
-    return found if found in _TURNS else 1
+    return found if found in TURNS else 1
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
     """(..., H, W) as stored -> a view of it upright, by EXIF's `orientation`."""
-    mirrored, quarters = _TURNS.get(orientation, (False, 0))
+    mirrored, quarters = TURNS.get(orientation, (False, 0))
     return np.rot90(values[..., ::-1] if mirrored else values, quarters, axes=(-2, -1))
 
 

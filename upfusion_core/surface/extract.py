@@ -1,6 +1,5 @@
 """A radiance field becomes a mesh: where its surface is, triangles, fewer of them, colours or a texture."""
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from ..field.rendering import intersect_box, stratified_distances
 from ..geometry import camera_rays, look_at, sphere_directions
 from ..support.checks import check_count, check_range
 from ..support.devices import Chunk
-from ..support.errors import FieldError, MissingPackageError
+from ..support.errors import FieldError
 from ..types import OnProgress, OnStep, Rays
 from .mesh import MeshAsset
 from .texture import SurfaceColor, bake, unwrap
@@ -78,7 +77,6 @@ def extract_mesh(
         check_count("texture_size", texture_size, 64, 8192)
     if faces is not None:
         check_count("faces", faces, 16)
-    require_packages(texture=texture_size is not None, faces=faces is not None)
     stage = _stages(on_step, texture_size is not None)
     points = Chunk(chunk or (CPU_POINTS if field.aabb.device.type == "cpu" else POINTS), "point")
     low, high = _object_box(field, threshold, keep, points, stage("search"))
@@ -110,17 +108,6 @@ def extract_mesh(
         texture = bake(look, vertices, normals, triangles, uvs, texture_size, stage("texture"))
     stage("texture" if texture_size is not None else "colors")(1.0)
     return MeshAsset(vertices, triangles, colors, uvs, texture, normals)
-
-
-def require_packages(*, texture: bool, faces: bool) -> None:
-    """Raises MissingPackageError unless the packages for a texture, or for a limit on the faces, are installed."""
-    for wanted, package, purpose, instead in (
-        (texture, "xatlas", "a texture", "leave the texture out to colour the vertices"),
-        (faces, "fast-simplification", "a limit on the number of faces", "leave the limit out"),
-    ):
-        if wanted and importlib.util.find_spec(package.replace("-", "_")) is None:
-            problem = f"{purpose} needs the package {package}, which is not installed"
-            raise MissingPackageError(f"{problem}; install it by pip install {package}, or {instead}")
 
 
 def _stages(on_step: OnStep | None, textured: bool) -> Callable[[str], OnProgress]:

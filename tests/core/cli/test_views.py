@@ -66,6 +66,20 @@ def test_predict(photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path
     assert imageio.imread(out / "turntable.gif", index=None).shape == (4, 24, 24, 3)
 
 
+def test_photo_1s_elevation_is_found_unless_told(
+    photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upfusion_core.cli.inputs.estimate_elevation", lambda views: 41.5)
+    scene = model.encode(prepare_views(photos, size=16), 41.5)
+    for name, words, elevation in (("found", (), 41.5), ("told", ("--photo-elevation", 0), 0.0)):
+        said = done("predict", *photos, "-m", tiny, "-o", tmp_path / name, "--count", 2, "--size", 16, *words)
+        assert ("Photo 1 looks down by 42 degrees" in said) == (name == "found")
+        assert read_run(tmp_path / name)["settings"]["photo_elevation"] == elevation
+    assert_saved(tmp_path / "found", model.predict(scene, orbit_cameras([0, 180], 41.5), size=16))
+    monkeypatch.setattr("upfusion_core.cli.inputs.estimate_elevation", lambda views: None)
+    assert "finished already" in done("predict", "-o", tmp_path / "found", "--resume")  # as it was found
+
+
 def test_a_folder_and_a_film_give_sharp_pictures(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight photos with masks, of which the networks see six; six of a film become files, by which a run goes on."""
     jobs, frames, told = tmp_path / "jobs", [], ("-m", tiny, "--count", 1, "--size", 8)

@@ -10,7 +10,7 @@ from torch import Tensor
 from upfusion_core import Cameras, InputViews, PhotoCameras, PhotoSearch, SceneEncoding, UpFusion, orbit_cameras
 from upfusion_core.geometry import project
 from upfusion_core.pipeline.frames import choose_views
-from upfusion_core.pipeline.pose import agreement, estimate_photo_cameras, pair_ranges, photo_sheet
+from upfusion_core.pipeline.pose import agreement, estimate_elevation, estimate_photo_cameras, pair_ranges, photo_sheet
 
 SEARCH = PhotoSearch(samples=64, sweeps=20, refinements=8)
 AZIMUTHS, ELEVATIONS = (0.0, 62.0, 135.0, 178.0, 251.0, 310.0), (20.0, 5.0, 38.0, 12.0, 27.0, 45.0)
@@ -66,6 +66,17 @@ def test_cameras_are_found_by_silhouettes_and_those_that_lie_are_not(model: UpFu
     near = scene_of(model, silhouettes(orbit_cameras([0.0] * 6, [20.0, 10, 15, 25, 30, 35]), CHAIR, SIZES))
     crowded = estimate_photo_cameras(model, near, search=SEARCH)  # at one place everything fits
     assert (int(crowded.accepted.sum()), "within 20 degrees" in crowded.reasons[2]) == (1, True)
+
+
+def test_photo_1s_elevation_is_found_where_all_silhouettes_have_one_horizon(model: UpFusion) -> None:
+    for elevation in (4.0, 38.0):
+        masks = silhouettes(orbit_cameras(AZIMUTHS, (elevation, *ELEVATIONS[1:])), CHAIR, SIZES)
+        assert estimate_elevation(scene_of(model, masks).views) == pytest.approx(elevation, abs=3.0)
+    assert estimate_elevation(scene_of(model, masks[:2]).views) is None
+    masks[3:] = masks[3:].flip(-2)  # of another object
+    assert estimate_elevation(scene_of(model, masks).views) is None
+    ball = silhouettes(orbit_cameras(AZIMUTHS, ELEVATIONS), CHAIR[:1] * 0, SIZES[:1])
+    assert estimate_elevation(scene_of(model, ball).views) is None
 
 
 def test_of_many_photos_six_are_seen_and_the_others_are_found_beside_photo_1(model: UpFusion) -> None:

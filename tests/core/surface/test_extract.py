@@ -154,7 +154,6 @@ def test_a_saved_mesh_looks_like_its_field(tmp_path: Path, texture_size: int | N
 
 @pytest.mark.parametrize("budget", [2000, 500, 120])
 def test_a_torus_of_fewer_triangles_stays_a_torus(budget: int) -> None:
-    pytest.importorskip("fast_simplification")
     mesh = extract_mesh(AnalyticField(torus()), 48, 150.0, faces=budget)
     found = _solid(mesh)
     assert 0.8 * budget <= len(mesh.faces) <= budget
@@ -168,7 +167,6 @@ def test_a_torus_of_fewer_triangles_stays_a_torus(budget: int) -> None:
 
 
 def test_decimation(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("fast_simplification")
     sphere = trimesh.creation.icosphere(3)
     vertices, faces = torch.tensor(sphere.vertices, dtype=torch.float32), torch.tensor(sphere.faces)
     bowl = faces[vertices[faces][..., 1].mean(1) < 0.3]

@@ -1,6 +1,5 @@
 """Atlas and baked texture: what each texel shows, that nothing overlaps, and that no border bleeds."""
 
-import importlib.util
 import math
 import threading
 from unittest.mock import Mock
@@ -11,7 +10,6 @@ from analytic_fields import AnalyticField, ball
 from torch import Tensor
 
 from upfusion_core.support.devices import Chunk
-from upfusion_core.support.errors import MissingPackageError
 from upfusion_core.surface import texture as texture_module
 from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.surface.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, unwrap, view_directions
@@ -121,7 +119,7 @@ def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch
     torch.testing.assert_close(found[:, 25:], mean[:, None, None].expand(3, 15, 20))
 
 
-def test_waiting_for_xatlas_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_xatlas() -> None:
     release, work = threading.Event(), Mock(side_effect=[None, ZeroDivisionError])
     with pytest.raises(KeyboardInterrupt):
         texture_module._attended(release.wait, Mock(side_effect=[None, None, KeyboardInterrupt]))
@@ -130,12 +128,6 @@ def test_waiting_for_xatlas_and_missing_packages(monkeypatch: pytest.MonkeyPatch
     work.assert_called_once()
     with pytest.raises(ZeroDivisionError):
         texture_module._attended(work, lambda: None)
-    field = AnalyticField(ball())
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for option, package in (({"texture_size": 64}, "xatlas"), ({"faces": 100}, "fast-simplification")):
-        with pytest.raises(MissingPackageError, match=f"pip install {package}"):
-            extract_mesh(field, 32, **option)
-    assert field.asked == 0
 
 
 def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
