@@ -14,7 +14,6 @@ import trimesh
 from command_runs import change_run, done, interrupted, press, read_run, refused
 from random_vgg import heads, lpips_by_hand, vgg_weights
 
-from upfusion_core.cli import spread
 from upfusion_core.cli.datasets import completed, evaluation_config
 from upfusion_core.config import PRESETS, EvaluationConfig
 from upfusion_core.config.base import options_of
@@ -76,16 +75,6 @@ def test_a_report_in_its_folder(evaluated: Path) -> None:
     assert "holds a run already" in refused(*evaluation(), "-o", evaluated)
     said = refused("evaluate", "-o", evaluated, "--resume", "--seed", 3)
     assert "was begun with seed = 0, now it is 3" in said
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workers are forks, which have what is patched here."""
-    monkeypatch.setattr(spread, "START", "fork")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # others do not live on in a fork
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_two_workers_evaluate_as_one(evaluated: Path, meshes: Path, tmp_path: Path, forked: None) -> None:
