@@ -199,8 +199,7 @@ def test_shards_that_claim_too_much(tmp_path: Path) -> None:
         refused(r"a shard must be .* large enough for its objects", listed_shards, index(tmp_path, objects=objects), [])
     for name in ("x" * 300 + ".tar", "\u8336" * 90 + ".tar"):
         refused(r"got none: .*\.tar: it is missing", listed_shards, index(tmp_path, name=name), [])
-    for objects, size in ((10, 10240), (10**400, 10**404)):
-        assert listed_shards(index(tmp_path, objects=objects, size=size), [])[0].objects == 10
+    assert listed_shards(index(tmp_path, objects=10), [])[0].objects == 10
     skipped: list[tuple[str, str]] = []
     assert listed_shards(index(tmp_path, objects=10**9, size=10**13), skipped)[0].objects == 10
     assert skipped == [("a.tar", "it has 10240 bytes, not the 10000000000000 that were packed")]

@@ -181,4 +181,3 @@ def test_names_of_schedulers() -> None:
     refused("which refuses 20 steps of it", make_scheduler, "UnCLIPScheduler", 20)
     refused(r"dpm\+\+' must go down within 0 and 999, but do not with 999 steps", make_scheduler, "dpm++", 999)
     refused("within 0 and 999", make_scheduler, "pndm", 1000)
-    refused("within 0 and 999", make_scheduler, "ddpm", 1000)
