@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,15 +88,9 @@ def test_a_photo_that_is_not_on_white_goes_on_and_is_marked(
     assert torch.equal(shown[-1][1:], images[1:])
     assert torch.equal(shown[-1][0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
     assert (shown[-1][0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
-    told = (
-        "no mask and no alpha, and its border is not white (its median is 0, 0, 255 of 255): all that is not white is "
-    )
-    assert lines[-1].splitlines() == [
-        f"photo 1: {told}taken as the object; connect Load Image's mask, where its transparency is, or a mask of the "
-        "object, or bg_removal_model",
-        "photo 2: on white, the object is what is not",
-        "photo 3: its transparency",
-    ]
+    first, *others = lines[-1].splitlines()
+    assert re.match(r"photo 1: .* not white \(its median is 0, 0, 255 of 255\).*, or bg_removal_model$", first)
+    assert others == ["photo 2: on white, the object is what is not", "photo 3: its transparency"]
 
 
 @pytest.mark.parametrize("inverted", [False, True])

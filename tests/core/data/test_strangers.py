@@ -43,12 +43,6 @@ def _no_ghostscript(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert EpsImagePlugin.gs_binary == "gs"
 
 
-def eps() -> bytes:
-    stream = io.BytesIO()
-    RED.save(stream, format="EPS")
-    return stream.getvalue()
-
-
 def read_picture(path: Path) -> tuple[torch.Tensor, ...]:
     return framed(Frame(reference_camera(), path), 8, None)[:2]
 
@@ -61,7 +55,7 @@ def write_obj(folder: Path, texture: str) -> Path:
 
 
 def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
-    (tmp_path / "000000.png").write_bytes(eps())
+    RED.save(tmp_path / "000000.png", format="EPS")
     refused(r"000000\.png must be a picture of pixels, got EPS", read_picture, tmp_path / "000000.png")
     path = write_obj(tmp_path, "000000.png")
     refused(r"a texture of a\.obj must be a picture of pixels, got EPS", read_surface, path)

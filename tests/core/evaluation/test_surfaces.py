@@ -43,10 +43,6 @@ def _points(mesh: trimesh.Trimesh) -> Tensor:
     return torch.as_tensor(mesh.vertices.copy(), dtype=torch.float32)
 
 
-def _moved(mesh: trimesh.Trimesh, similarity: Similarity) -> trimesh.Trimesh:
-    return trimesh.Trimesh(similarity.apply(_points(mesh)).numpy(), mesh.faces, process=False)
-
-
 def _error(found: Similarity, known: Similarity, points: Tensor) -> float:
     """Largest distance between where the two bring the points."""
     return float((found.apply(points) - known.apply(points)).norm(dim=1).max())
@@ -87,7 +83,6 @@ def test_distances_by_hand_and_by_brute_force() -> None:
     assert score(_grid(), _grid(0.3), 0.31) == 1
     assert score(_grid(), _grid(1.0), 0.5) == pytest.approx(0.8)
     # precision 1/2, recall 1: harmonic mean 2/3
-    line = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
     assert score(line, line[:1], 0.1) == pytest.approx(2 / 3)
     assert score(line[:1], line, 0.1) == pytest.approx(2 / 3)
     first, second = (torch.rand(count, 3, generator=torch.Generator().manual_seed(count)) for count in (70, 90))
@@ -131,7 +126,7 @@ def test_spheres_and_samples_of_a_surface() -> None:
     ],
 )
 def test_a_known_similarity_is_found(known: Similarity) -> None:
-    truth = _moved(_jug(), known)
+    truth = trimesh.Trimesh(known.apply(_points(_jug())).numpy(), _jug().faces, process=False)
     ours, theirs = metrics.sample_surface(_jug(), SAMPLES), metrics.sample_surface(truth, SAMPLES, seed=1)
     found = metrics.align_points(ours, theirs, NOWHERE)
     # different points are sampled on both: their spacing is 0.004, the object is 0.3 long

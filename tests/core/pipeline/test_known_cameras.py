@@ -95,10 +95,8 @@ class Scene:
             kind = list(MODELS).index(model) if model != "OPENCV_FISHEYE" else 5
             lens = struct.pack(f"<QiiQQ{len(values)}d", 1, 7, kind, width, height, *values)
             (folder / "cameras.bin").write_bytes(lens)
-            images = b"".join(
-                struct.pack("<i7di", *row[:9]) + row[9].encode() + struct.pack("<xQ2dq", 1, 1.0, 2.0, -1)
-                for row in rows
-            )
+            end = struct.pack("<xQ2dq", 1, 1.0, 2.0, -1)
+            images = b"".join(struct.pack("<i7di", *row[:9]) + row[9].encode() + end for row in rows)
             (folder / "images.bin").write_bytes(struct.pack("<Q", len(rows)) + images)
         else:
             line = " ".join(map(str, ("7", model, width, height, *values)))
