@@ -38,7 +38,7 @@ def spread(
     threads = how.threads or (1 if count > 1 or how.engine == "ray" else None)
     team = [kind(make, threads, places[number % len(places)], how.cpus) for number in range(count)]
     busy: dict[Future[Any], tuple[Any, int | None]] = {worker.loading: (worker, None) for worker in team}
-    left, idle, lost = list(range(count and len(tasks)))[::-1], list[Any](), Counter[int | None]()
+    left, idle, lost = list(range(len(tasks)))[::-1], list[Any](), Counter[int | None]()
     try:
         while left or any(index is not None for _, index in busy.values()):
             while idle and left:
@@ -175,10 +175,10 @@ class _Actor:
         try:
             import ray
         except ImportError as error:
-            rule = "--engine ray needs the package ray, which is not installed"
-            raise MissingPackageError(f'{rule}; run: pip install "upfusion[cluster]"') from error
+            raise MissingPackageError('--engine ray needs ray; run: pip install "upfusion[cluster]"') from error
         cls.lost = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
         if not ray.is_initialized():
-            ray.init(os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="error")
+            address = os.environ.get("RAY_ADDRESS", "local")
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="error")
         have = ray.cluster_resources()
         return ["GPU"] * int(gpus and have.get("GPU", 0)) or ["CPU"] * max(1, int(have.get("CPU", 1)) // cpus)
