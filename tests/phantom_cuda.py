@@ -52,12 +52,8 @@ _PRODUCTS = {
 }  # fmt: skip
 # what torch's table names for Apple's GPUs, but the oldest torch that is supported lacks there
 _NEW_ON_MPS = {
-    "grid_sampler_2d_backward",
-    "grid_sampler_3d",
-    "grid_sampler_3d_backward",
-    "index_reduce",
-    "index_reduce_",
-}
+    "grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward", "index_reduce", "index_reduce_",
+}  # fmt: skip
 _FREE = ("aten::detach", "aten::alias", "aten::view", "aten::_unsafe_view", "aten::empty", "aten::lift_fresh")
 
 
@@ -129,9 +125,7 @@ class Phantom(Tensor):
         if inner.layout is not torch.strided:
             raise NotImplementedError(f"{inner.layout} on {STATE.device} at {place()}: Apple's GPUs lacked it for long")
         if inner.dtype in (torch.float64, torch.complex128):
-            raise TypeError(
-                f"{inner.dtype} on {STATE.device} at {place()}: Apple's GPUs lack it, others are slow at it"
-            )
+            raise TypeError(f"{inner.dtype} on {STATE.device} at {place()}: Apple's GPUs lack it, others are slow")
         layout = (inner.size(), inner.stride(), inner.storage_offset())
         phantom = Tensor._make_wrapper_subclass(cls, *layout, dtype=inner.dtype, device="meta")
         phantom.lease = _Lease(inner)  # first, so that it goes before the storage's number can be another's
@@ -254,9 +248,8 @@ def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
         if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
             raise RuntimeError(f"{func} needs one floating-point type, got {kinds} at {place()}")
     name = facts.name.split(".")[0]
-    lacks = (
-        facts.name in lacking_on_mps() or name in _NEW_ON_MPS or (name == "grid_sampler_2d" and args[2] == 2)
-    )  # cubic
+    cubic = name == "grid_sampler_2d" and args[2] == 2
+    lacks = cubic or name in _NEW_ON_MPS or facts.name in lacking_on_mps()
     if STATE.device.type == "mps" and (lacks or (name.startswith("scatter_reduce") and "mean" in args)):
         raise NotImplementedError(f"The operator '{func}' is not implemented for the MPS device (at {place()})")
 

@@ -10,11 +10,6 @@ ROUNDS = 6
 GROWTH = 1.02
 
 
-def rounds_prompts(number: int) -> list[Prompt]:
-    """Five prompts; in each round with other seeds and settings, so that nothing comes from the cache."""
-    return [painted(number), compared(number), stock_alone(number), one_box(3, seed=number, **MINI), shaped(number)]
-
-
 def painted(number: int) -> Prompt:
     """Our conditions, stock sampler, stock picture nodes."""
     size = {"width": 96, "height": 96, "upscale_method": "lanczos", "crop": "disabled"}
@@ -70,8 +65,9 @@ def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
     before = [picture.tobytes() for picture in server.saved(painted(0))]
     held = []
     for number in range(ROUNDS):
-        for prompt in rounds_prompts(number):
-            server.run(prompt)
+        for prompt in (painted, compared, stock_alone, shaped):  # of other seeds: nothing comes from the cache
+            server.run(prompt(number))
+        server.run(one_box(3, seed=number, **MINI))
         held.append(server.held())
         print(f"round {number + 1}: {held[-1]['bytes'] / 1e6:.1f} MB, {len(held[-1]['files'])} files")
     first, last = held[1], held[-1]

@@ -10,15 +10,15 @@ Density = Callable[[Tensor], Tensor]
 
 
 class AnalyticField:
-    """Density and colour of points by formulas; colour = place unless given. Counts the points it is asked for."""
+    """Density and colour of points by formulas; colour = place unless given. Counts the points of each question."""
 
     def __init__(self, density: Density, extent: float = 0.5, color: Density | None = None) -> None:
         self._density, self._color = density, color or (lambda points: (points + 0.5).clamp(0, 1))
         self.aabb = torch.tensor([[-extent] * 3, [extent] * 3])
-        self.asked = 0
+        self.asked: list[int] = []
 
     def density(self, points: Tensor) -> Tensor:
-        self.asked += points[..., 0].numel()
+        self.asked.append(points[..., 0].numel())
         return self._density(points)
 
     def color(self, points: Tensor) -> Tensor:

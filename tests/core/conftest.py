@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import rule_weights
 import tiny_training
+import torch
 
 from upfusion_core import UpFusion
+from upfusion_core.cli import spread
 from upfusion_core.evaluation import alignment
 from upfusion_core.field import rendering
 from upfusion_core.surface import extract
@@ -25,6 +27,17 @@ def model() -> UpFusion:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Six of 64 pixels."""
     return rule_weights.write_photos(tmp_path_factory.mktemp("photos"), size=64)
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[None]:
+    """Workers are forks, which have what is patched here, and one thread: others do not live on in them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spread, "START", "fork")
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

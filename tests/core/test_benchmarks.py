@@ -30,14 +30,11 @@ def scripts() -> Iterator[Scripts]:
     sys.path.remove(str(FOLDER))
 
 
-def gpu_script(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(FOLDER / "gpu.sh"), *map(str, words)]
-    return subprocess.run(command, env={"PATH": "/usr/bin:/bin"} | environment, capture_output=True, text=True)
-
-
 @NEEDS_BASH
 def test_the_gpu_script_says_what_the_scripts_understand(scripts: Scripts, tmp_path: Path) -> None:
-    done = gpu_script(tmp_path / "out", tmp_path, DRY_RUN="1", PYTHON="python")
+    environment = {"PATH": "/usr/bin:/bin", "DRY_RUN": "1", "PYTHON": "python"}
+    command = ["bash", FOLDER / "gpu.sh", tmp_path / "out", tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     found = [shlex.split(line.partition(": ")[2])[1:] for line in done.stdout.splitlines()]
     assert found[0][:4] == ["-m", "pytest", "-m", "gpu"]
     named = [Path(words[0]).stem for words in found[1:]]

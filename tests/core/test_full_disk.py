@@ -17,7 +17,6 @@ from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import write_networks
 from upfusion_core.support.files import replacing, save_tensors, write_json
-from upfusion_core.support.images import save_png
 from upfusion_core.training.initial import initial_networks
 
 LIMIT = 20_000  # bytes that fit
@@ -37,11 +36,6 @@ def mesh(path: Path, large: bool) -> None:
     faces = torch.arange(count - count % 3).reshape(-1, 3)
     textured = {"uvs": noise(count, 2), "texture": noise(3, 64, 64)} if path.suffix == ".glb" else {}
     MeshAsset(noise(count, 3), faces, noise(count, 3), **(textured if large else {})).save(path)
-
-
-def png(path: Path, large: bool) -> None:
-    with replacing(path) as partial:
-        save_png(partial, noise(3, 128, 128) if large else torch.ones(3, 4, 4))
 
 
 def film(path: Path, large: bool) -> None:
@@ -66,7 +60,7 @@ def weights(path: Path, large: bool) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, bool], None]] = {
-    "field.safetensors": field, "mesh.glb": mesh, "mesh.obj": mesh, "mesh.ply": mesh, "mesh.stl": mesh, "000.png": png,
+    "field.safetensors": field, "mesh.glb": mesh, "mesh.obj": mesh, "mesh.ply": mesh, "mesh.stl": mesh,
     "turntable.gif": film, "run.json": record, "training.pt": state, "model.safetensors": weights,
 }  # fmt: skip
 

@@ -219,9 +219,8 @@ def test_ctrl_c_ends_at_once(command: str, commands: dict[str, list[str]], tmp_p
 def test_ctrl_c_while_a_mesh_is_made(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     source, log = tmp_path / "field.safetensors", tmp_path_factory.mktemp("log") / "log.txt"
     model = UpFusion.load("mini", device="cpu")
-    model.distill(model.encode(example_views(0, 1).prepared(model.image_size)), DistillConfig.named("draft")).save(
-        source
-    )
+    scene = model.encode(example_views(0, 1).prepared(model.image_size))
+    model.distill(scene, DistillConfig.named("draft")).save(source)
     told = ["mesh", str(source), "-o", str(tmp_path / "mesh.glb"), "--device", "cpu", "--resolution", "512"]
     worker = Worker(log, told)
     assert worker.ended(2.0) is None

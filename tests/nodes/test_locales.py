@@ -13,14 +13,12 @@ LANGUAGES = ("de", "fr", "ja", "ko", "zh")
 
 def english(schema: Any) -> dict[str, Any]:
     """What a node shows, as ComfyUI's locale files have it; an input without a tooltip has a name only."""
-    named = {"inputs": {item.id: item for item in schema.inputs}, "outputs": dict(enumerate(schema.outputs))}
-    shown = {
-        kind: {
-            str(key): {"name": item.id} | ({"tooltip": item.tooltip} if item.tooltip else {})
-            for key, item in sockets.items()
-        }
-        for kind, sockets in named.items()
-    }
+
+    def told(item: Any) -> dict[str, str]:
+        return {"name": item.id} | ({"tooltip": item.tooltip} if item.tooltip else {})
+
+    shown = {"inputs": {item.id: told(item) for item in schema.inputs}}
+    shown["outputs"] = {str(place): told(item) for place, item in enumerate(schema.outputs)}
     return {"display_name": schema.display_name, "description": schema.description, **shown}
 
 

@@ -66,9 +66,7 @@ def test_cameras_of_a_file_become_those_of_the_squares(
     refused("must stay inside", run_node, "UpFusionLoadCameras", views=views, photos=names)
 
 
-def test_cameras_of_depth_anything(
-    run_node: Run, cameras: Any, photos: tuple[Tensor, Tensor], core: ModuleType
-) -> None:
+def test_cameras_of_depth_anything(run_node: Run, cameras: Any, photos: tuple[Tensor, Tensor]) -> None:
     """In another world, four times as large; pixels of another size than the pictures'."""
     moved = torch.diag(torch.tensor([4.0, 4, 4, 1])) @ cameras.camera_to_world
     moved[:, :3, :3] /= 4
@@ -87,9 +85,8 @@ def test_photos_on_a_centred_mesh(
 ) -> None:
     mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
     squares = core.KnownCameras.of_photos(cameras, [(SIZE, SIZE)] * 3).of_squares(views.sources).cameras
-    painted, _ = run_node(
-        "UpFusionProjectPhotos", mesh=mesh, views=views, texture_size=64, cameras=squares, placement=placement
-    )
+    placed = {"mesh": mesh, "placement": placement}
+    painted, _ = run_node("UpFusionProjectPhotos", **placed, views=views, texture_size=64, cameras=squares)
     assert painted.texture.shape == (1, 64, 64, 3)
     low, high = painted.vertices[0].aminmax(dim=0)
     torch.testing.assert_close((high - low).max(), torch.tensor(1.0))  # where it was

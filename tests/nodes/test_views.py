@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -44,12 +45,7 @@ def test_photos_of_different_sizes_are_framed_on_white(run_node: Run, shown: lis
     assert masks[1].sum() == pytest.approx(256 * 128, rel=0.01)
 
 
-def test_batches_and_masks_of_other_kinds(run_node: Run) -> None:
-    (first, first_mask), (second, second_mask) = square(*SMALL), square(64, 64, (0, 16, 0, 32))
-    images, masks = prepared(run_node, [torch.cat([first, second])], [torch.cat([first_mask, second_mask])])
-    apart, apart_masks = prepared(run_node, [first, second], [first_mask, second_mask])
-    assert torch.equal(images, apart)
-    assert torch.equal(masks, apart_masks)
+def test_masks_of_other_kinds(run_node: Run) -> None:
     (image, mask), (clear, _) = square(*SMALL), square(*SMALL, alpha=True)
     copies = clear.clone(), mask.clone()
     straight = prepared(run_node, [image], [mask])
@@ -61,26 +57,14 @@ def test_batches_and_masks_of_other_kinds(run_node: Run) -> None:
     assert torch.equal(mask, copies[1])
 
 
-def test_the_border_tells_which_side_of_a_mask_is_the_object(
-    run_node: Run, shown: list[Tensor], lines: list[str]
-) -> None:
+def test_the_border_tells_which_side_of_a_mask_is_the_object(run_node: Run, shown: list[Tensor]) -> None:
     """Load Image's mask is 1 where a picture is transparent, MaskEditor's and Remove Background's on the object."""
-    (image, mask), (wide, wide_mask) = square(*SMALL), square(*WIDE)
+    image, mask = square(*SMALL)
     half = torch.arange(64)[None, :, None].lt(32).expand(1, 64, 64).float()
-    given = [mask, 1 - mask, 0.8 - 0.6 * mask, wide_mask.transpose(1, 2), half]
-    images, masks = prepared(run_node, [image, image, image, wide, image], given)
-    for index in (1, 2):
-        assert torch.equal(images[index], images[0])
-        assert torch.equal(masks[index], masks[0])
-    assert lines[-1].splitlines() == [
-        "photo 1: its mask, 1 is the object: 100% of the border is 0",
-        "photo 2: its mask, 0 is the object: 100% of the border is 1",
-        "photo 3: its mask, 0.2 is the object: 100% of the border is 0.8",
-        "photo 4: its mask, 1 is the object: 100% of the border is 0; turned upright with the photo, whose stored "
-        "pixels have its size",
-        "photo 5: its mask, 1 is the object: 50% of the border is 0, which does not tell, so the brighter is taken",
-    ]
-    assert (shown[-1] != images).flatten(1).any(1).tolist() == [False, False, False, True, True]
+    images, masks = prepared(run_node, [image] * 3, [mask, 1 - mask, half])
+    assert torch.equal(images[1], images[0])
+    assert torch.equal(masks[1], masks[0])
+    assert (shown[-1] != images).flatten(1).any(1).tolist() == [False, False, True]  # what is doubtful is marked
 
 
 def test_invert_mask_guesses_nothing(run_node: Run, lines: list[str]) -> None:
@@ -105,15 +89,9 @@ def test_a_photo_that_is_not_on_white_goes_on_and_is_marked(
     assert torch.equal(shown[-1][1:], images[1:])
     assert torch.equal(shown[-1][0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
     assert (shown[-1][0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
-    told = (
-        "no mask and no alpha, and its border is not white (its median is 0, 0, 255 of 255): all that is not white is "
-    )
-    assert lines[-1].splitlines() == [
-        f"photo 1: {told}taken as the object; connect Load Image's mask, where its transparency is, or a mask of the "
-        "object, or bg_removal_model",
-        "photo 2: on white, the object is what is not",
-        "photo 3: its transparency",
-    ]
+    first, *others = lines[-1].splitlines()
+    assert re.match(r"photo 1: .* not white \(its median is 0, 0, 255 of 255\).*, or bg_removal_model$", first)
+    assert others == ["photo 2: on white, the object is what is not", "photo 3: its transparency"]
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -143,11 +121,10 @@ def test_lists_batches_and_sockets_are_alike(run_node: Run, node_classes: dict[s
         together = run_node(PREPARE, images=given, masks=shapes, bg_removal_model=[None], **options)
         assert torch.equal(together[0], apart[0])
         assert torch.equal(together[1], apart[1])
-    batches = [torch.cat([images[0], images[2]]), images[1]]
-    assert len(run_node(PREPARE, images={"image0": batches}, **options)[0]) == 3
-    refused(
-        "margin must be one value, got a list of 2", run_node, PREPARE, images={"image0": batches}, margin=[1.0, 2.0]
-    )
+    batches, shapes = ([torch.cat([each[0], each[2]]), each[1]] for each in (images, masks))
+    given = {"images": {"image0": batches}, "masks": {"mask0": shapes}}
+    assert torch.equal(run_node(PREPARE, **given, **options)[0], apart[0][[0, 2, 1]])
+    refused("margin must be one value, got a list of 2", run_node, PREPARE, **given, margin=[1.0, 2.0])
 
 
 def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lines: list[str]) -> None:
@@ -175,15 +152,10 @@ def test_the_elevation_is_found_if_asked_for(
 
 def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
     for changes, message in (
-        ({"images": {"image0": torch.zeros(65, 16, 16, 3)}}, "expected 1 to 64 photos, got 65"),
         ({"masks": {"mask0": torch.zeros(2, 64, 64)}}, "image0 holds 1 photos, but its mask0 holds 2 masks"),
         ({"masks": {"mask1": torch.zeros(1, 64, 64)}}, "mask1 belongs to image1, but that is not connected"),
         ({"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True}, "got 1 everywhere; turn invert_mask off"),
-        (
-            {"images.image6": torch.zeros(1, 64, 64, 3)},
-            "are 6 sockets of photos, image0 to image5, .* got images.image6",
-        ),
-        ({"masks": {"mask0": torch.eye(32, 64)[None]}}, "must have the photo's size, 64 x 64"),
+        ({"images.image6": torch.zeros(1, 64, 64, 3)}, "are 6 sockets of photos, image0 to image5, .* got images.imag"),
         ({"images": {"image": torch.zeros(1, 64, 64, 3)}}, "must be named such as image0 or mask0, got 'image'"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)}}, "got torch.uint8 from 255 to 255"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), torch.nan)}}, "image0 must be finite, got 192 NaN"),

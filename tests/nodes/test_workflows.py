@@ -108,10 +108,9 @@ def test_the_views_are_shown_before_distill_runs_and_the_viewport_begins_near() 
     assert {("UpFusionSampleViews", "ImageScale", "IMAGE"), ("ImageScale", "PreviewImage", "IMAGE")} < joined
     nodes = WORKFLOWS["upfusion_4_aim_with_the_viewport"]["nodes"]
     (viewer,) = [node["properties"] for node in nodes if node["type"] == "Preview3DAdvanced"]
-    reach = math.hypot(
-        *viewer["Camera Config"]["state"]["position"].values()
-    )  # read beside a last file only, or "none"
-    assert (viewer["Last Time Model File"], reach) == ("none", pytest.approx(2.4, abs=0.01))  # a mesh is 1 unit large
+    reach = math.hypot(*viewer["Camera Config"]["state"]["position"].values())  # a mesh is 1 unit large
+    assert reach == pytest.approx(2.4, abs=0.01)
+    assert viewer["Last Time Model File"] == "none"  # the position is read beside a last file only, or "none"
 
 
 @each_workflow
@@ -175,12 +174,8 @@ def spline(stops: list[Point]) -> list[Point]:
         quarter = math.dist(one, other) / 4
         first = quarter if place == 0 else min(80, quarter)
         second = quarter if place == len(stops) - 2 else min(80, quarter)
-        knots = [
-            complex(*one),
-            complex(*one) + cmath.rect(first, heads[place]),
-            complex(*other) - cmath.rect(second, heads[place + 1]),
-            complex(*other),
-        ]
+        start, end = complex(*one), complex(*other)
+        knots = start, start + cmath.rect(first, heads[place]), end - cmath.rect(second, heads[place + 1]), end
         for t in (step / 64 for step in range(65)):
             weights = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
             point = sum(weight * knot for weight, knot in zip(weights, knots, strict=True))

@@ -93,7 +93,7 @@ def estimate_elevation(views: InputViews) -> float | None:
         own, prior = [shapes[place] for place in seen], torch.zeros(len(search.elevations_degrees))
         moved, weights, best, explained = _answers(own, poses[seen], prior, search, lambda _: None)
         spread = float(weights @ (moved[:, 0, 1] - weights @ moved[:, 0, 1]).square()) ** 0.5
-    return round(float(best[0, 1]), 1) if explained > 0.5 and spread < SURE_HORIZON else None
+    return round(float(best[0, 1]), 1) if explained > 0.98 and spread < SURE_HORIZON else None
 
 
 def _of_one_lens(views: InputViews, reference: Cameras) -> Cameras:

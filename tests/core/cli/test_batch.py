@@ -28,17 +28,13 @@ TRIANGLE = MeshAsset(torch.eye(3), torch.tensor([[0, 1, 2]]), torch.eye(3))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """Workers are forks, which know of the small distillation; what comes after it is a stand-in."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # others do not live on in a fork
+def _small(forked: None) -> Iterator[None]:
+    """What comes after a small distillation is a stand-in."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(spread, "START", "fork")
         patched.setattr(reconstruct, "distill_config", small_distillation(distill_config))
         patched.setattr(reconstruct, "rendered", lambda *_: torch.zeros(2, 3, 16, 16))
         patched.setattr(reconstruct, "extracted", lambda *_: TRIANGLE)
         yield
-    torch.set_num_threads(threads)
 
 
 def photo(path: Path, shade: int = 80, size: int = 32) -> Path:

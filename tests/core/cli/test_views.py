@@ -134,35 +134,18 @@ def test_views_of_listed_cameras(command: Callable[..., Any], tmp_path: Path) ->
     assert "was begun with other cameras" in refused(*command("--cameras", cameras, "--resume"))
 
 
-def orbit(**values: object) -> str:
-    return json.dumps([{"azimuth_degrees": 3} | values])
-
-
-def matrix(diagonal: tuple[float, float, float], last: float = 1, **values: object) -> str:
-    rows = [[diagonal[0], 0, 0, 0], [0, diagonal[1], 0, 0], [0, 0, diagonal[2], 1], [0, 0, 0, last]]
-    return json.dumps([{"camera_to_world": rows} | values])
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         ("not json", "must be JSON"),
         ("[]", "must hold a JSON list of cameras"),
-        ("[" * 100_000, "nested too deeply"),
         ('[{"azimuth": 3}]', 'camera 0: an entry must be {"azimuth_degrees"'),
-        (orbit(azimuth_degrees="3"), "azimuth_degrees must be a finite number"),
+        ('[{"azimuth_degrees": "3"}]', "azimuth_degrees must be a finite number"),
         ('[{"azimuth_degrees": 1e999}]', "azimuth_degrees must be a finite number"),
-        ('[{"azimuth_degrees": 3, "azimuth_degrees": 4}]', "comes twice"),
-        (orbit(distance=1e20), "nearer than 1e9"),
-        (orbit(distance=0), "c.json, camera 0: distance must be above 0"),
-        (orbit()[:-1] + "," + orbit(elevation_degrees=90)[1:], "c.json, camera 1: elevation"),
-        (matrix((1, 1, 1), focal=0), "focal must be above 0"),
-        (matrix((-1, 1, 1)), "camera 0: Cameras.camera_to_world.*one that mirrors"),
-        (matrix((1, 1, 1), last=2), "another last row"),
-        (matrix((2, 2, 1)), "must be rigid"),
+        ('[{"azimuth_degrees": 3}, {"azimuth_degrees": 3, "elevation_degrees": 90}]', "c.json, camera 1: elevation"),
+        (json.dumps([{"camera_to_world": np.diag([-1, 1, 1, 1]).tolist()}]), "camera 0: Cameras.camera_to_.*mirrors"),
         ('[{"camera_to_world": [[1, 0, 0]]}]', "4 rows of 4 numbers"),
     ],
-    ids=range(15),
 )
 def test_wrong_lists_of_cameras(command: Callable[..., Any], tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "c.json").write_text(content)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-import torch
 from refusals import refused
 
 from upfusion_core import DistillConfig
@@ -25,7 +24,6 @@ def test_names_of_presets_and_what_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert patient == DistillConfig(schedule=FastSchedule(cameras=64), preset="patient")
     assert replace(patient, schedule=DraftSchedule()).preset == "draft"
     refused(r"preset must be one of draft, fast, reference, patient, got 'quick'", DistillConfig.named, "quick")
-    refused("levels", FastSchedule, levels=torch.ones(2))
     refused("iterations", FastSchedule, predicted_iterations=497)
     refused("index", ReferenceSchedule, highest_index=31)
 

@@ -41,7 +41,6 @@ def test_presets_and_their_fingerprints() -> None:
 def test_what_is_refused() -> None:
     for content, words in (
         ({"curriculum": [5, 2]}, "curriculum must be the steps"),
-        ({"steps": "3"}, 'train.json: steps must be a whole number, got "3"'),
         ({"photos": [3, 2]}, "within 1 to 6"),
         ({"betas": [0.9, 1.0]}, "betas"),
         ({"dropout": 0.5}, "dropout"),
@@ -49,8 +48,6 @@ def test_what_is_refused() -> None:
         ({"stage": "diffusion", "rgb_weight": 1.0}, "rgb_weight"),
         ({"stage": "diffusion", "train_dino": True}, "train_dino"),
         ({"seed": 2**64}, "seed must be between 0 and"),
-        ({"learning_rate": 10**400}, "learning_rate must be between"),
-        ({3: 4}, 'got "3"'),
     ):
         with pytest.raises(UpFusionError, match=re.escape(words)):
             TrainConfig.from_dict({"stage": "autoencoder"} | content, "train.json")

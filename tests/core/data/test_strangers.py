@@ -43,12 +43,6 @@ def _no_ghostscript(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert EpsImagePlugin.gs_binary == "gs"
 
 
-def eps() -> bytes:
-    stream = io.BytesIO()
-    RED.save(stream, format="EPS")
-    return stream.getvalue()
-
-
 def read_picture(path: Path) -> tuple[torch.Tensor, ...]:
     return framed(Frame(reference_camera(), path), 8, None)[:2]
 
@@ -61,7 +55,7 @@ def write_obj(folder: Path, texture: str) -> Path:
 
 
 def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
-    (tmp_path / "000000.png").write_bytes(eps())
+    RED.save(tmp_path / "000000.png", format="EPS")
     refused(r"000000\.png must be a picture of pixels, got EPS", read_picture, tmp_path / "000000.png")
     path = write_obj(tmp_path, "000000.png")
     refused(r"a texture of a\.obj must be a picture of pixels, got EPS", read_surface, path)
@@ -199,8 +193,7 @@ def test_shards_that_claim_too_much(tmp_path: Path) -> None:
         refused(r"a shard must be .* large enough for its objects", listed_shards, index(tmp_path, objects=objects), [])
     for name in ("x" * 300 + ".tar", "\u8336" * 90 + ".tar"):
         refused(r"got none: .*\.tar: it is missing", listed_shards, index(tmp_path, name=name), [])
-    for objects, size in ((10, 10240), (10**400, 10**404)):
-        assert listed_shards(index(tmp_path, objects=objects, size=size), [])[0].objects == 10
+    assert listed_shards(index(tmp_path, objects=10), [])[0].objects == 10
     skipped: list[tuple[str, str]] = []
     assert listed_shards(index(tmp_path, objects=10**9, size=10**13), skipped)[0].objects == 10
     assert skipped == [("a.tar", "it has 10240 bytes, not the 10000000000000 that were packed")]

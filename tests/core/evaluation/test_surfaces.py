@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from analytic_fields import AnalyticField
 from refusals import refused
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -40,10 +41,6 @@ def _ball(radius: float) -> trimesh.Trimesh:
 
 def _points(mesh: trimesh.Trimesh) -> Tensor:
     return torch.as_tensor(mesh.vertices.copy(), dtype=torch.float32)
-
-
-def _moved(mesh: trimesh.Trimesh, similarity: Similarity) -> trimesh.Trimesh:
-    return trimesh.Trimesh(similarity.apply(_points(mesh)).numpy(), mesh.faces, process=False)
 
 
 def _error(found: Similarity, known: Similarity, points: Tensor) -> float:
@@ -86,7 +83,6 @@ def test_distances_by_hand_and_by_brute_force() -> None:
     assert score(_grid(), _grid(0.3), 0.31) == 1
     assert score(_grid(), _grid(1.0), 0.5) == pytest.approx(0.8)
     # precision 1/2, recall 1: harmonic mean 2/3
-    line = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
     assert score(line, line[:1], 0.1) == pytest.approx(2 / 3)
     assert score(line[:1], line, 0.1) == pytest.approx(2 / 3)
     first, second = (torch.rand(count, 3, generator=torch.Generator().manual_seed(count)) for count in (70, 90))
@@ -130,7 +126,7 @@ def test_spheres_and_samples_of_a_surface() -> None:
     ],
 )
 def test_a_known_similarity_is_found(known: Similarity) -> None:
-    truth = _moved(_jug(), known)
+    truth = trimesh.Trimesh(known.apply(_points(_jug())).numpy(), _jug().faces, process=False)
     ours, theirs = metrics.sample_surface(_jug(), SAMPLES), metrics.sample_surface(truth, SAMPLES, seed=1)
     found = metrics.align_points(ours, theirs, NOWHERE)
     # different points are sampled on both: their spacing is 0.004, the object is 0.3 long
@@ -162,29 +158,23 @@ def test_points_that_correspond_half_of_them_and_none() -> None:
 CAMERAS = orbit_cameras([10, 120], [30, -5])
 
 
-class Ball:
+def _field(density: float) -> AnalyticField:
     """A solid ball beside the middle of its box, whose colours run with the place."""
 
-    aabb = torch.tensor([[-0.3] * 3, [0.3] * 3])
+    def solid(points: Tensor) -> Tensor:
+        return density * ((points - torch.tensor([0.05, 0.0, -0.03])).norm(dim=-1) < 0.08)
 
-    def __init__(self, density: float = 2000.0, radius: float = 0.08) -> None:
-        self.density, self.radius = density, radius
-        self.asked = 0
-
-    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        self.asked += points[..., 0].numel()
-        inside = (points - torch.tensor([0.05, 0.0, -0.03])).norm(dim=-1) < self.radius
-        return self.density * inside, (0.5 + 3 * points).clamp(0, 1)
+    return AnalyticField(solid, 0.3, lambda points: (0.5 + 3 * points).clamp(0, 1))
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_small_pictures_are_nearly_the_field_s_own(size: int) -> None:
-    ball = Ball()
+    ball = _field(2000.0)
     baked = BakedField(ball)
     assert (baked.aabb[1] - baked.aabb[0]).max() < 0.25  # only the ball's own box
-    asked = ball.asked
+    ball.asked.clear()
     seen = baked.render(CAMERAS, size)
-    assert ball.asked == asked
+    assert not ball.asked
     assert seen.shape == (2, 4, size, size)
     true = render_views(ball, ball.aabb, CAMERAS, 4 * size, sampling=RaySampling(200, 0))
     true = avg_pool2d(torch.cat([true.rgb, true.opacity], dim=1), 4)
@@ -194,6 +184,6 @@ def test_small_pictures_are_nearly_the_field_s_own(size: int) -> None:
 
 
 def test_nothing_is_white() -> None:
-    seen = BakedField(Ball(density=0.0)).render(CAMERAS, 8)
+    seen = BakedField(_field(0.0)).render(CAMERAS, 8)
     assert torch.equal(seen[:, :3], torch.ones(2, 3, 8, 8))
     assert seen[:, 3].abs().max() == 0

@@ -76,7 +76,6 @@ def test_strides_half_precision_and_second_derivatives(kernels: ModuleType) -> N
     strided = points.t().contiguous().t(), table.t().contiguous().t(), upstream.t().contiguous().t()
     assert not any(value.is_contiguous() for value in strided)
     torch.testing.assert_close(_gradients(kernels.encode_grid, *strided, config), wanted, atol=0, rtol=0)
-    config = GridConfig(**SMALL)
     points, table, upstream = _inputs(config, 9)
     half = table.half()
     found = _gradients(kernels.encode_grid, points, half, upstream, config)
@@ -85,7 +84,6 @@ def test_strides_half_precision_and_second_derivatives(kernels: ModuleType) -> N
     torch.testing.assert_close(found[0], wanted[0], atol=2e-6, rtol=0)
     torch.testing.assert_close(found[1], wanted[1], atol=4e-5, rtol=0)
     torch.testing.assert_close(found[2].float(), wanted[2], atol=1e-3, rtol=1e-3)  # rounded once, at the end
-    config = GridConfig(**SMALL)
     points, table, upstream = _inputs(config, 4)
     found = []
     for encode in (kernels.encode_grid, encode_grid):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from analytic_fields import AnalyticField, ball
 from refusals import refused
 from torch import Tensor
 
@@ -28,9 +29,8 @@ def _fog(density: float) -> FieldFunction:
     return lambda points: (torch.full(points.shape[:-1], density), RED.expand(points.shape))
 
 
-def _ball(points: Tensor) -> tuple[Tensor, Tensor]:
-    density = 200 * torch.sigmoid((0.15 - points.norm(dim=-1)) / 0.005)
-    return density, (points + 0.5).clamp(0, 1)
+def _ball() -> AnalyticField:
+    return AnalyticField(ball(0.15, softness=0.005))
 
 
 def _rays(*pairs: tuple[list[float], list[float]]) -> Rays:
@@ -39,17 +39,6 @@ def _rays(*pairs: tuple[list[float], list[float]]) -> Rays:
 
 def _assert_close(one: RenderedViews, other: RenderedViews) -> None:
     torch.testing.assert_close(vars(one), vars(other), atol=1e-6, rtol=1e-6)
-
-
-class _Asked:
-    """A field that notes how many points it is asked for each time."""
-
-    def __init__(self) -> None:
-        self.counts: list[int] = []
-
-    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        self.counts.append(points[..., 0].numel())
-        return _ball(points)
 
 
 def test_boxes_samples_and_weights_by_hand() -> None:
@@ -122,20 +111,19 @@ def test_importance_samples() -> None:
 def test_pictures_are_the_same_in_any_chunks() -> None:
     cameras = orbit_cameras([0, 70])
     sampling = RaySampling(16, 8)
-    whole = render_views(_ball, BOX, cameras, (6, 9), sampling=sampling, chunk=10**6)
-    parts = render_views(_ball, BOX, cameras, (6, 9), sampling=sampling, chunk=7)
+    whole, parts = (render_views(_ball(), BOX, cameras, (6, 9), sampling=sampling, chunk=chunk) for chunk in (10**6, 7))
     assert whole.rgb.shape == (2, 3, 6, 9)
     _assert_close(whole, parts)
-    field = _Asked()
+    field = _ball()
     few = render_views(field, BOX, cameras[0], (20, 30), sampling=RaySampling(1, 0))  # on a CPU, unless told
     _assert_close(few, render_views(field, BOX, cameras[0], (20, 30), sampling=RaySampling(1, 0), chunk=600))
-    assert field.counts == [256, 256, 88, 600]
-    refused("chunk must be", render_views, _ball, BOX, cameras, 4, chunk=0)
-    refused("size must be", render_views, _ball, BOX, cameras, (4, 0))
+    assert field.asked == [256, 256, 88, 600]
+    refused("chunk must be", render_views, field, BOX, cameras, 4, chunk=0)
+    refused("size must be", render_views, field, BOX, cameras, (4, 0))
 
 
 def test_a_ball_looks_as_it_should() -> None:
-    views = render_views(_ball, BOX, orbit_cameras([0, 90], 0), 33, sampling=RaySampling(64, 32))
+    views = render_views(_ball(), BOX, orbit_cameras([0, 90], 0), 33, sampling=RaySampling(64, 32))
     assert views.opacity[0, 0, 16, 16] > 0.999
     assert views.opacity[0, 0, 0, 0] < 1e-3
     torch.testing.assert_close(views.depth[:, 0, 16, 16], torch.tensor([0.85, 0.85]), atol=0.01, rtol=0)
@@ -152,16 +140,15 @@ def test_background_colours() -> None:
     assert render_rays(_fog(1.0), rays, BOX, background=0.25).rgb.tolist() == [[0.25] * 3]
     assert render_rays(_fog(1.0), rays, BOX, background=RED).rgb.tolist() == [[1, 0, 0]]
     refused("background must be", render_rays, _fog(1.0), rays, BOX, background=torch.ones(2))
-    for value in (255, -1):
-        refused(r"background must be in \[0, 1\]", render_views, _ball, BOX, orbit_cameras(0), 2, background=value)
+    refused(r"background must be in \[0, 1\]", render_views, _ball(), BOX, orbit_cameras(0), 2, background=255)
 
 
 def test_empty_space_is_not_asked_for() -> None:
-    all_asked, asked, cameras, sampling = _Asked(), _Asked(), orbit_cameras(30), RaySampling(32, 16)
-    full = render_views(all_asked, BOX, cameras, 16, sampling=sampling)
-    near = lambda points, _: points.norm(dim=-1) < 0.25  # noqa: E731
-    skipped = render_views(asked, BOX, cameras, 16, sampling=sampling, visible=near)
-    assert sum(asked.counts) < sum(all_asked.counts) / 2
+    everywhere, near, cameras, sampling = _ball(), _ball(), orbit_cameras(30), RaySampling(32, 16)
+    full = render_views(everywhere, BOX, cameras, 16, sampling=sampling)
+    visible = lambda points, _: points.norm(dim=-1) < 0.25  # noqa: E731
+    skipped = render_views(near, BOX, cameras, 16, sampling=sampling, visible=visible)
+    assert sum(near.asked) < sum(everywhere.asked) / 2
     torch.testing.assert_close(skipped.rgb, full.rgb, atol=1e-5, rtol=0)
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
 from upfusion_core.geometry import orbit_cameras
-from upfusion_core.support.errors import CheckpointError, FieldError
+from upfusion_core.support.errors import FieldError
 
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 GRID = ("config", "grid")
-DAMAGED = r"must be a file of weights, but cannot be read"
 
 
 @pytest.fixture
@@ -99,19 +97,13 @@ def _in(*sections: str, **values: object) -> Change:
     [
         (_in(*GRID, levels=32, features=16, table_size=2**28, finest=2**16), r"table .* instead of \(\d{10}, 16\)"),
         (_in(*GRID, levels=-1), "levels must be between 1 and 32, got -1"),
-        (_in(*GRID, table_size=255), "power of two"),
         (_in(*GRID, size=3), r'grid may have levels, .*, got "size"'),
-        (_in("config", hidden=10**6), "hidden must be between"),
-        (_in("config", backend="cuda"), "backend must be one of"),
         (_in("cameras", focal=[[1, 2, 3], [4]]), "cannot read"),
-        (_in("cameras", focal=[[0, 0]] * 2), "focal must be above 0"),
-        (_in("cameras", focal=[[10**400, 1]] * 2), "cannot read"),
         (_in("cameras", camera_to_world=[[[1] * 4] * 4] * 2), "must be rigid"),
         (_in(cameras=5), "must be JSON objects, got 5"),
         (_in(settings=[["a", 1]]), "must be JSON objects"),
         (lambda content, _: content.pop("cameras"), "KeyError: 'cameras'"),
         (lambda *_: "[" * 100_000, "nested too deeply"),
-        (lambda *_: '{"config": ' + "1" * 5000 + "}", "digits"),
     ],
 )
 def test_descriptions_that_lie(stored: Path, change: Change, words: str) -> None:
@@ -123,26 +115,18 @@ def test_descriptions_that_lie(stored: Path, change: Change, words: str) -> None
     ("name", "value", "words"),
     [
         ("grid.table", None, r"missing: grid\.table"),
-        ("grid.table", torch.ones(3), r"grid\.table \(3,\) instead of"),
         ("mlp.0.bias", torch.ones(8, dtype=torch.int64), r"mlp\.0\.bias torch\.int64 instead of"),
-        ("mlp.0.bias", torch.ones(8, dtype=torch.complex64), r"mlp\.0\.bias torch\.complex64 instead of"),
         ("mlp.0.bias", torch.full((8,), float("inf")), r"NaN or infinite values in mlp\.0\.bias"),
-        ("x" * 10**6, torch.ones(1), r"unexpected: x{200}\.\.\.; make"),
     ],
 )
 def test_tensors_that_do_not_fit(stored: Path, name: str, value: torch.Tensor | None, words: str) -> None:
     _spoil(stored, lambda _, tensors: tensors.pop(name, None) if value is None else tensors.update({name: value}))
-    with pytest.raises(CheckpointError, match=words) as error:
-        load_field(stored)
-    assert len(str(error.value)) < 1000
+    unfit(words, load_field, stored)
 
 
 def test_damaged_missing_and_other_files(stored: Path) -> None:
-    whole = stored.read_bytes()
-    claims = [struct.pack("<Q", length) + whole[8:] for length in (0, 5, 2**40, 2**64 - 1)]
-    for content in (*claims, whole[:-100], b"not a field"):
-        stored.write_bytes(content)
-        unfit(DAMAGED, load_field, stored)
+    stored.write_bytes(stored.read_bytes()[:-100])  # tests/core/models/test_hostile_weights.py has more
+    unfit("must be a file of weights, but cannot be read", load_field, stored)
     save_file({"weight": torch.ones(1)}, stored)
     unfit("is not a field", load_field, stored)
     for name in (stored.with_name("none.safetensors"), "x" * 5000, "a\0b"):

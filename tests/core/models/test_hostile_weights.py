@@ -44,7 +44,6 @@ def write_safetensors(path: Path, header: bytes | dict[str, Any], data: bytes = 
 
 LIES = {
     "overlapping": ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, bytes(12)),
-    "the same place twice": ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 0, 8)}, bytes(8)),
     "a hole before the first": ({"a": entry("F32", [2], 8, 16)}, bytes(16)),
     "beyond the end of the file": ({"a": entry("F32", [2], 0, 8)}, bytes(4)),
     "more data than named": ({"a": entry("F32", [2], 0, 8)}, bytes(40)),
@@ -176,15 +175,12 @@ def test_the_metadata_of_another_model(tiny: Path, tmp_path: Path) -> None:
     ("section", "name", "value", "words"),
     [
         ("upsrt", "encoder_layers", 65536, "encoder_layers must be between 1 and 256, got 65536"),
-        ("upsrt", "num_freqs", 65536, "num_freqs must be between 1 and 64"),
         ("upsrt", "num_heads", 7, "divisible by num_heads"),
         ("dino", "depth", 10**30, "depth must be between 1 and 256, got 10000"),
         ("diffusion", "channel_mult", [1] * 100, "channel_mult must be a list of 2 to 8"),
         ("diffusion", "hint_channels", 60, r"transformer_dim \+ 6"),
         ("vae", "num_res_blocks", 4096, "num_res_blocks must be between 1 and 256"),
-        ("vae", "scale_factor", 10**400, "scale_factor must be above 0 and at most"),
         ("text", "num_attention_heads", 5, "divisible by num_attention_heads"),
-        ("text", "num_hidden_layers", 10**6, "num_hidden_layers must be between 1 and 256"),
         ("", "image_size", 2**40, "image_size must be between 1 and 4096"),
         ("", "image_size", 101, "image_size"),
         ("", "\x1b[2J", {}, r'got "\\u001b\[2J"'),
@@ -204,11 +200,9 @@ def test_gigantic_sizes(tiny: Path, tmp_path: Path, section: str, name: str, val
     [
         (CONFIG, '{"vae": {"scale_factor": 1e999}}', "scale_factor must be above 0 and at most"),
         (CONFIG, '{"a":' * 50_000, "nested too deeply"),
-        (CONFIG, '{"image_size": ' + "9" * 5000 + "}", "digits"),
         (CONFIG, "null", "must be a JSON object"),
         (FACTS, "{", "must be JSON"),
         (FACTS, "[1]", "must be a JSON object"),
-        (FACTS, '{"guidance": "9"}', "guidance among its facts must be a number"),
         (FACTS, '{"guidance": 1e9}', "guidance among its facts must be a number"),
     ],
 )

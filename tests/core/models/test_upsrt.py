@@ -32,7 +32,6 @@ def test_values_of_the_release_and_the_set_of_photos(network: UpSRT, patches: Te
     stored = golden("upsrt")
     assert worst(network.encode(stored["dino_features"], patches), stored["set_latents"]) < 1e-5
     assert worst(network.encode(stored["dino_features"][:, :1], patches), stored["set_latents_one_view"]) < 1e-5
-    stored = golden("upsrt")
     tokens = stored["set_latents"]
     from_stored = network.decode(tokens, stored["query_plucker"].reshape(1, 16, 6))
     assert worst(from_stored.reshape(1, 4, 4, 48), stored["query_features"]) < 1e-5
@@ -44,8 +43,7 @@ def test_values_of_the_release_and_the_set_of_photos(network: UpSRT, patches: Te
     whole = network.decode(tokens, rays)
     assert worst(network.read_rgb(whole).reshape(1, 6, 6, 3), stored["pred_rgb"]) < 5e-5
     assert worst(network.decode(tokens, rays, chunk=7), whole) < 1e-5
-    keys = golden("upsrt")["dino_features"]
-    rays = camera_plucker(4)
+    keys, rays = stored["dino_features"], camera_plucker(4)
 
     def answer(order: list[int]) -> Tensor:
         return network.decode(network.encode(keys[:, order], patches), rays)

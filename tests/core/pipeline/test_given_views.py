@@ -32,9 +32,15 @@ def ball(camera: Cameras, height: int, width: int) -> tuple[Tensor, Tensor]:
     return colors.permute(2, 0, 1), inside.byte() * 255
 
 
-def given(sizes: list[tuple[int, int]]) -> GivenViews:
-    pictures = [ball(camera, *size) for camera, size in zip(CAMERAS, sizes, strict=False)]
-    return GivenViews([rgb for rgb, _ in pictures], CAMERAS[: len(sizes)], [mask for _, mask in pictures])
+def given(sizes: list[tuple[int, int]], cameras: Cameras = CAMERAS) -> GivenViews:
+    pictures = [ball(camera, *size) for camera, size in zip(cameras, sizes, strict=False)]
+    return GivenViews([rgb for rgb, _ in pictures], cameras[: len(sizes)], [mask for _, mask in pictures])
+
+
+def distances() -> Tensor:
+    """Of the cells' centres from the origin."""
+    axis = ((torch.arange(32) + 0.5) / 32 * 2 - 1) * 0.2
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
 
 
 def fitter(views: GivenViews) -> FieldFitter:
@@ -59,9 +65,7 @@ def test_pictures_of_any_size() -> None:
 
 def test_silhouettes_leave_the_ball_and_little_more() -> None:
     hull = visual_hull(fitted_pictures(given([(48, 48)] * 6)), 0.2, 32)
-    likely, hull = hull == 1, hull > 0
-    axis = ((torch.arange(32) + 0.5) / 32 * 2 - 1) * 0.2
-    distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    likely, hull, distance = hull == 1, hull > 0, distances()
     assert likely[distance < RADIUS * 0.95].all()
     assert not likely[distance > RADIUS * 1.1].any()  # where three cylinders meet outside of the ball
     assert hull[distance < RADIUS].all()
@@ -71,12 +75,8 @@ def test_silhouettes_leave_the_ball_and_little_more() -> None:
 
 def test_silhouettes_of_a_ring_leave_the_top_of_the_ball() -> None:
     """From the sides alone its places lie farther from the pictures' middles than others, and are surface yet."""
-    cameras = orbit_cameras([0.0, 90.0, 180.0, 270.0])
-    pictures = [ball(camera, 48, 48) for camera in cameras]
-    views = GivenViews([rgb for rgb, _ in pictures], cameras, [mask for _, mask in pictures])
+    views, distance = given([(48, 48)] * 4, orbit_cameras([0.0, 90.0, 180.0, 270.0])), distances()
     likely = visual_hull(fitted_pictures(views), 0.2, 32) == 1
-    axis = ((torch.arange(32) + 0.5) / 32 * 2 - 1) * 0.2
-    distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
     assert likely[distance < RADIUS * 0.9].float().mean() > 0.995
     assert not likely[distance > RADIUS * 1.25].any()
 

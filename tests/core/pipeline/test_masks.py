@@ -63,22 +63,18 @@ def taken(mask: object, folder: Path, sense: Sense = "white") -> tuple[np.ndarra
 @pytest.mark.parametrize(
     ("made", "text"),
     [
-        (lambda: disc(255, 0), "white is the object"),
         (lambda: disc(254, 0), "white is the object"),
         (lambda: disc(1, 0), "white is the object"),
         (lambda: disc(255, 0).convert("1"), "white is the object"),
-        (lambda: Image.fromarray(DISC.astype(np.uint16)), "white is the object"),
         (lambda: Image.fromarray(DISC.astype(np.uint16) * 65535), "white is the object"),
         (lambda: DISC, "white is the object"),
         (lambda: disc((255, 0, 0, 255), (0, 0, 0, 0)), "white is the object"),
         (lambda: palette(0, 0, 0, 0, 0, 0), "white is the object"),  # a palette that tells nothing: numbers 0 and 1
         (lambda: disc(0, 38), "0 is the object: 100% of the border is 38"),
-        (lambda: disc(2, 1), "2 is the object: 100% of the border is 1"),
         (lambda: torch.from_numpy(0.3 * DISC).float(), "0.3 is the object: 100% of the border is 0"),
         (lambda: disc((255, 0, 0, 120), (0, 0, 0, 0)), "120 is the object: 100% of the border is 0"),
         (lambda: jpeg(disc(128, 0)), "12. is the object: 100% of the border is 0"),
         (lambda: palette(224, 224, 192, 128, 0, 0), r"\(128, 0, 0\) is the object: 100% of the border is \(224, 224, "),
-        (lambda: disc((255, 0, 0), (0, 0, 0)), r"\(255, 0, 0\) is the object"),
         (lambda: disc((90, 0, 120), (30, 180, 40)), r"\(90, 0, 120\) is the object: 100% .* \(30, 180, 40\)"),
         (lambda: jpeg(disc((30, 180, 40), (90, 0, 120))), r"\(.*\) is the object: 100% of the border is \(9"),
         (lambda: smooth(disc((255, 0, 0), (255, 255, 255))), r"\(255, 0, 0\) is the object"),
@@ -96,9 +92,7 @@ def test_two_values_mean_object_and_nothing(made: Made, text: str, tmp_path: Pat
 @pytest.mark.parametrize(
     "soft",
     [
-        lambda: smooth(disc(255, 0)),
         lambda: smooth(disc(255, 0), 12),
-        lambda: disc(255, 0).filter(ImageFilter.GaussianBlur(3)),
         lambda: disc(255, 0).filter(ImageFilter.GaussianBlur(20)),
         lambda: jpeg(disc(255, 0), 40),
         lambda: Image.fromarray(np.linspace(0, 255, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8)),
@@ -145,16 +139,11 @@ def test_a_border_of_both_leaves_it_to_the_brighter(
     [
         (lambda: painted(0, (DISC, 255), (SPOT, 128)), "must hold two values, .* got 0, 128, 255; paint the object"),
         (lambda: jpeg(painted(0, (DISC, 255), (SPOT, 128))), "got 0, 128, 255;"),
-        (lambda: painted(0, (DISC, 1), (SPOT, 2)), "got 0, 1, 2;"),
         (lambda: Image.fromarray((DISC + 1 * SPOT).astype(np.uint16)), "got 0, 1, 2;"),
         (lambda: painted(0, (RING, 255), (DISC, 1)), "got 0, 1, 255;"),  # 255 is the border of classes in VOC
         (lambda: painted(0, (THIN, 255), (DISC, 15)), "got 0, 15, 255;"),  # however thin it is
-        (lambda: Image.fromarray(NOISE[..., 0] // 86), "got 0, 1, 2;"),
         (lambda: Image.fromarray((DOWN // 8).astype(np.uint8)), "got 0, 1, 2, 3, 4, 5, 6, 7 and 4 more"),
-        (
-            lambda: painted((0, 0, 0), (DISC, (9, 0, 99)), (SPOT, (0, 99, 0))),
-            r"\(0, 0, 0\), \(9, 0, 99\), \(0, 99, 0\)",
-        ),
+        (lambda: painted((0, 0, 0), (DISC, (9, 0, 99)), (SPOT, (0, 99, 0))), r"\(0, 0, 0\), \(9, 0, 99\), \(0, 99"),
         (lambda: Image.fromarray(NOISE), "got many colours"),
         (lambda: torch.from_numpy(DISC * 0.5 + SPOT * 0.5).float(), "got 0, 0.5, 1;"),
         (lambda: painted(0), r"must cover the object, but it is empty \(0 everywhere\); paint the object white"),

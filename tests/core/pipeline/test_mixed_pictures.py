@@ -144,12 +144,10 @@ def masked(rng: np.random.RandomState, path: Path, photo: Photo, story: str) -> 
         mask = Image.fromarray(np.where(object_ == (form == "classes"), high, low).astype(np.uint8))
     elif form == "coloured":
         mask = Image.fromarray(np.array([[10, 90, 30], [240, 60, 200]], np.uint8)[object_])
-    elif form in ("three", "empty"):
-        mask = Image.fromarray(
-            object_ * 0
-            if form == "empty"
-            else np.where(object_ > 0, 90, np.arange(len(object_))[:, None] // 20 * 70).astype(np.uint8)
-        )
+    elif form == "three":
+        mask = Image.fromarray(np.where(object_ > 0, 90, np.arange(len(object_))[:, None] // 20 * 70).astype(np.uint8))
+    elif form == "empty":
+        mask = Image.fromarray(object_ * 0)
     mask.save(path)
     try:
         found = 255 * unit_range(read_mask(path, photo)[0]).numpy()

@@ -21,6 +21,7 @@ from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import Surface, read_surface
 
 BLENDER = Path(__file__).parent / "blender"
+Some = dict | None
 SQUARE = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], "f4")
 FACES = np.array([0, 1, 2, 0, 2, 3], "u2")
 UVS = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "f4")  # v = 0 is the top row
@@ -38,14 +39,9 @@ ROW = stored([[[255, 0, 0], [0, 0, 255]]])  # red to the left of blue
 
 
 def read(
-    folder: Path,
-    arrays: dict | None = None,
-    attributes: dict | None = None,
-    material: dict | None = None,
-    primitive: dict | None = None,
-    changes: dict | None = None,
-    **tree: object,
-) -> Surface:
+    folder: Path, arrays: Some = None, attributes: Some = None, material: Some = None, primitive: Some = None,
+    changes: Some = None, **tree: object,
+) -> Surface:  # fmt: skip
     """A square of one primitive, with what is given in place or on top of it, as it is read."""
     shape = {"attributes": ATTRIBUTES | (attributes or {}), "indices": "@faces", **(primitive or {})}
     whole = {"meshes": [{"primitives": [shape]}]}

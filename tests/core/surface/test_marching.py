@@ -31,10 +31,6 @@ def _torus(size: int, ring: float, tube: float) -> Tensor:
     return _heights(tube - torch.hypot(torch.hypot(x, z) - ring, y))
 
 
-def _rough(size: int) -> Tensor:
-    return _heights(torch.randn(size, size, size, generator=torch.Generator().manual_seed(3)))
-
-
 def _triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 9), each triangle turned so that its least corner leads, in ascending order."""
     corners = np.round(vertices[faces].astype(np.float64), 3)
@@ -44,8 +40,11 @@ def _triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return turned[np.lexsort(turned.T)]
 
 
+ROUGH = _heights(torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(3)))
+
+
 @pytest.mark.parametrize("slab", [1, 3, 7, 100])
-@pytest.mark.parametrize("heights", [_ball(14, 5.2), _torus(20, 6.0, 2.3), _rough(9)], ids=["ball", "torus", "rough"])
+@pytest.mark.parametrize("heights", [_ball(14, 5.2), _torus(20, 6.0, 2.3), ROUGH], ids=["ball", "torus", "rough"])
 def test_slabs_are_the_whole(heights: Tensor, slab: int) -> None:
     vertices, faces = march(heights, slab=slab)
     padded = np.pad(heights.float().numpy(), 1, constant_values=-SPREAD)
@@ -56,14 +55,7 @@ def test_slabs_are_the_whole(heights: Tensor, slab: int) -> None:
     assert solid(vertices, faces).volume > 0
 
 
-def test_volumes_areas_floaters_and_hollows() -> None:
-    ball = solid(*march(_ball(40, 15.0), slab=5))
-    assert ball.volume == pytest.approx(4 / 3 * math.pi * 15**3, rel=0.01)
-    assert ball.area == pytest.approx(4 * math.pi * 15**2, rel=0.01)
-    torus = solid(*march(_torus(44, 13.0, 6.0), slab=5))
-    assert torus.volume == pytest.approx(2 * math.pi**2 * 13 * 36, rel=0.01)
-    assert torus.area == pytest.approx(4 * math.pi**2 * 13 * 6, rel=0.01)
-    assert torus.euler_number == 0
+def test_floaters_and_hollows() -> None:
     apart = torch.cat([_ball(12, 4.0), torch.full((9, 12, 12), -SPREAD).half(), _ball(12, 3.0)])
     assert solid(*march(apart, slab=5)).body_count == 2
     radius = _grid(30).norm(dim=-1)

@@ -26,8 +26,6 @@ from tiny_training import TinySource, run_tiny, tiny_config
 from torch import Tensor
 
 from upfusion_core import InputViews, UpFusion, orbit_cameras
-from upfusion_core.models.checkpoint import network_weights
-from upfusion_core.models.convert import write_networks
 from upfusion_core.models.stable_diffusion import encode_images
 from upfusion_core.support.files import save_tensors
 from upfusion_core.training import report
@@ -35,19 +33,9 @@ from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate, train
 from upfusion_core.training.report import Averaged, History, read_state
-from upfusion_core.training.stages import calibrate_latents, make_stage
+from upfusion_core.training.stages import make_stage
 
 pytestmark = pytest.mark.usefixtures("rough")
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights for what a stage does not train, calibrated as a trained autoencoder's are."""
-    model = tiny_config().model
-    networks, text = initial_networks(model, seed=3)
-    calibrate_latents(networks.vae, TinySource(8).batch(0).targets.flatten(0, 1))
-    path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    return write_networks(path, model, network_weights(model, networks), text)
 
 
 def flat(content: Any) -> list[Any]:  # noqa: ANN401 - nested containers of a saved state
@@ -58,11 +46,11 @@ def flat(content: Any) -> list[Any]:  # noqa: ANN401 - nested containers of a sa
     return [content]
 
 
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(start: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
     config = tiny_config("diffusion", steps=2, accumulation=2, log_every=2)
-    assert run_tiny(config, tmp_path / "whole", init=[start]).finished
+    assert run_tiny(config, tmp_path / "whole", init=[tiny]).finished
     with pytest.raises(InterruptedError):  # killed at the first step
-        run_tiny(config, tmp_path / "parts", init=[start], on_step=Mock(side_effect=InterruptedError))
+        run_tiny(config, tmp_path / "parts", init=[tiny], on_step=Mock(side_effect=InterruptedError))
     assert run_tiny(config, tmp_path / "parts", resume=True).finished
     states = [read_state(tmp_path / name / "training.pt", config) for name in ("whole", "parts")]
     one, two = ([*flat({key: value for key, value in state.items() if key != "elapsed"})] for state in states)
@@ -179,11 +167,11 @@ def test_minutes_and_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (row["step"], row["rgb one"]) == (2, row["rgb two"])
 
 
-def test_the_merged_file_is_the_trained_model(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_merged_file_is_the_trained_model(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("diffusion", ema_decay=0.0, steps=2)
     writing = Mock(side_effect=Training.write_model)
     monkeypatch.setattr(Training, "write_model", lambda *arguments: writing(*arguments))
-    model = UpFusion.load(run_tiny(config, tmp_path, init=[start]).model, device="cpu")
+    model = UpFusion.load(run_tiny(config, tmp_path, init=[tiny]).model, device="cpu")
     fresh = UpFusion(config.model)
     fresh._take(writing.call_args.args[0].networks)
     fresh._embeddings = model._embeddings
@@ -218,7 +206,7 @@ def test_averaged_weights_are_saved_and_taken_by_the_next_stage(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("stage", ["encoder", "autoencoder", "diffusion"])
-def test_what_a_run_shows(stage: str, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_shows(stage: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "SAMPLING_STEPS", 2)
     monkeypatch.setattr(report, "importlib", importlib)  # the packages that draw curves
     config = tiny_config(stage, steps=2, validate_every=2, precision="bf16" if stage == "encoder" else "no")
@@ -227,7 +215,7 @@ def test_what_a_run_shows(stage: str, start: Path, tmp_path: Path, monkeypatch: 
     def on_step(step: int, total: int, preview: Callable[[], Tensor]) -> None:
         seen.append((step, total, tuple(preview().shape) if step == 1 else None))
 
-    run_tiny(config, tmp_path, init=[start], on_step=on_step)
+    run_tiny(config, tmp_path, init=[tiny], on_step=on_step)
     rows, columns = 2, 6 + 1 + 2 + 1 + 2
     assert seen == [(1, 2, (3, rows * 18, columns * 18)), (2, 2, None)]
     assert Image.open(tmp_path / "validation.png").size == (columns * 18, rows * 18)
