@@ -105,7 +105,6 @@ class Server:
         return seconds
 
     def answers(self) -> bool:
-        """Whether it has started."""
         try:
             self.get("/system_stats")
         except (urllib.error.URLError, ConnectionError, TimeoutError):

@@ -43,7 +43,6 @@ def press(*_: object, **__: object) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The record of the run in a folder."""
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 

@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from upfusion_core.data.shards import PackState, encoded, index_content, pack_shards
 from upfusion_core.data.views import MultiViewDataset, PosedViews
 from upfusion_core.geometry import camera_rays, to_reference_frame
 from upfusion_core.support.errors import UpFusionError
+from upfusion_core.support.files import replacing, write_json
 from upfusion_core.types import Cameras
 
 
@@ -20,6 +24,16 @@ def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
             yield dataset[index]
         except UpFusionError:
             continue  # noted in `skipped`
+
+
+def packed(folder: Path, dataset: MultiViewDataset, count: int, **options: object) -> Path:
+    """A folder of shards of the first objects, two small ones each unless told."""
+    state, told = options.pop("state", PackState()), {"on_shard": options.pop("on_shard", None)}
+    told["shard_bytes"] = options.pop("shard_bytes", 25_000)
+    encode = partial(map, partial(encoded, dataset, **options))
+    pack_shards(encode, range(count), lambda name: replacing(folder / name), state, **told)
+    write_json(folder / "index.json", index_content(state.shards, {"skipped": state.skipped}))
+    return folder
 
 
 def pixels(cameras: Cameras, point: Tensor, size: int) -> Tensor:

@@ -50,7 +50,6 @@ def spellings_of(command: str) -> set[str]:
 
 
 def check_upfusion(words: Sequence[str]) -> None:
-    """The command and all of its options exist."""
     if words[0] == "--version":
         return
     known = spellings_of(words[0])
@@ -98,7 +97,6 @@ def check_pip(words: Sequence[str]) -> None:
 
 
 def check_pytest(words: Sequence[str]) -> None:
-    """Markers are registered, and folders are there."""
     for before, word in zip(["", *words], words, strict=False):
         if before == "-m":
             names = set(re.findall(r"\w+", word)) - {"not", "and", "or"}

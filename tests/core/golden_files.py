@@ -18,7 +18,6 @@ QUERY_ROUNDING = 1e-6
 
 
 def golden(name: str) -> dict[str, Tensor]:
-    """The tensors of one golden file."""
     return load_file(GOLDEN / f"{name}.safetensors")
 
 

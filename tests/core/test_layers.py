@@ -23,11 +23,6 @@ def layer_of(part: str) -> int:
     return next(index for index, names in enumerate(LAYERS) if part in names)
 
 
-def part_of(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
-
-
 def imported_modules(path: Path) -> list[str]:
     """Absolute names of what a file imports, those for type checkers alone left out."""
     package, names = ["upfusion_core", *path.relative_to(PACKAGE).parts[:-1]], []
@@ -55,7 +50,7 @@ def test_imports_are_relative_and_point_down() -> None:
         found = {name.split(".")[0] for name in (*names, *([node.module] if absolute else []))}
         assert "upfusion_core" not in found, path
     for path in SOURCES:
-        here = part_of(path)
+        here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if here == "__init__":
             continue  # the public names, imported at first use
         for name in imported_modules(path):

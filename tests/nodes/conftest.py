@@ -64,7 +64,6 @@ def pack(node_classes: dict[str, Any]) -> Pack:
 
 @pytest.fixture(scope="session")
 def core(pack: Pack) -> ModuleType:
-    """The pack's upfusion_core."""
     return pack("upfusion_core")
 
 

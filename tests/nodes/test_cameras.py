@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from small_models import Run, refused
 from torch import Tensor
 
@@ -44,18 +45,11 @@ def test_cameras_are_put_after_those_connected(run_node: Run) -> None:
     assert len(first) == 1  # the connected value is another node's cached output
 
 
-def rotate(quaternion: dict[str, float], vector: list[float]) -> Tensor:
-    """v + 2w(u × v) + 2u × (u × v), the rotation of a vector by a unit quaternion (u, w)."""
-    u = torch.tensor([quaternion[axis] for axis in "xyz"], dtype=torch.float64)
-    v = torch.tensor(vector, dtype=torch.float64)
-    across = torch.linalg.cross(u, v)
-    return v + 2 * quaternion["w"] * across + 2 * torch.linalg.cross(u, across)
-
-
 def project_in_viewport(info: dict[str, Any], point: Tensor) -> Tensor:
     """Place of a world point in a square viewport, x to the right and y up, the edges at ±1 (three.js)."""
     position = torch.tensor([info["position"][axis] for axis in "xyz"], dtype=torch.float64)
-    right, up, backward = (rotate(info["quaternion"], axis) for axis in ([1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]))
+    turn = Rotation.from_quat([info["quaternion"][axis] for axis in "xyzw"])
+    right, up, backward = torch.from_numpy(turn.as_matrix()).T
     offset = point - position
     lens = info["zoom"] / math.tan(math.radians(info["fov"]) / 2)
     return torch.stack([offset @ right, offset @ up]) * lens / -(offset @ backward)

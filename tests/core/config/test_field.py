@@ -8,7 +8,7 @@ from refusals import refused
 
 from upfusion_core import DistillConfig
 from upfusion_core.config import PRESETS, DraftSchedule, FastSchedule, FieldConfig, ReferenceSchedule, from_value
-from upfusion_core.config.field import Preset
+from upfusion_core.config.field import FitConfig, Preset
 
 
 def test_names_of_presets_and_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,8 +24,10 @@ def test_names_of_presets_and_what_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert patient == DistillConfig(schedule=FastSchedule(cameras=64), preset="patient")
     assert replace(patient, schedule=DraftSchedule()).preset == "draft"
     refused(r"preset must be one of draft, fast, reference, patient, got 'quick'", DistillConfig.named, "quick")
-    refused("iterations", FastSchedule, predicted_iterations=497)
-    refused("index", ReferenceSchedule, highest_index=31)
+    refused("^predicted_iterations", FastSchedule, predicted_iterations=497)
+    refused("noise indices", ReferenceSchedule, highest_index=31)
+    refused("noise indices", ReferenceSchedule, lowest_index=0)
+    refused("fit.iterations must be", FastSchedule, fit=FitConfig(iterations=3), predicted_iterations=1)
 
 
 def test_a_field_becomes_as_fine_as_pictures_are() -> None:

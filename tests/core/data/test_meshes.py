@@ -21,7 +21,6 @@ def small(root: Path, views: int = 5) -> MeshViews:
 
 
 def marked_ball(marks: dict[tuple[float, float, float], tuple[int, int, int]]) -> trimesh.Trimesh:
-    """Small coloured balls at the marks."""
     parts = []
     for place, color in marks.items():
         ball = trimesh.creation.icosphere(subdivisions=2, radius=0.15)

@@ -5,15 +5,8 @@ import torch
 from refusals import refused
 
 from upfusion_core.data.views import meeting_point, normalise
-from upfusion_core.geometry import camera_rays, look_at, orbit_cameras, reference_camera, to_reference_frame
+from upfusion_core.geometry import camera_rays, look_at, orbit_cameras, project, reference_camera, to_reference_frame
 from upfusion_core.types import Cameras
-
-
-def ndc(cameras: Cameras, points: torch.Tensor) -> torch.Tensor:
-    """(P, 3) -> (N, P, 2) by PyTorch3D's formula: x grows to the left, y to the top."""
-    local = torch.einsum("nij,npi->npj", cameras.camera_to_world[:, :3, :3], points - cameras.centers[:, None])
-    flat = local[..., :2] * torch.tensor([-1.0, 1.0]) / -local[..., 2:]
-    return flat * cameras.focal[:, None] + cameras.principal[:, None]
 
 
 def somewhere(count: int = 5, miss: float = 0.0) -> tuple[Cameras, torch.Tensor]:
@@ -61,7 +54,8 @@ def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up
     cameras, target = somewhere(miss=0.3)
     moved, similarity = normalise(cameras, up=None if up is None else torch.tensor(up))
     points = target + torch.tensor([[0.1, 0.2, 0.3], [-0.3, 0.1, 0.0], [0.0, -0.2, 0.2]])
-    assert torch.allclose(ndc(cameras, points), ndc(moved, similarity.apply(points)), atol=1e-5)
+    for before, after in zip(cameras, moved, strict=True):
+        assert torch.allclose(project(points, before)[0], project(similarity.apply(points), after)[0], atol=1e-5)
     assert float(moved.centers[0].norm()) == pytest.approx(1, abs=1e-6)
     to_reference_frame(camera_rays(moved, 2, 2), moved[0])  # refuses a reference that looks elsewhere
     missed = similarity.apply(meeting_point(cameras)).float()

@@ -6,9 +6,9 @@ import math
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
+import data_sets
 import fsspec
 import numpy as np
 import pytest
@@ -19,9 +19,8 @@ from refusals import refused
 
 from upfusion_core import InputError, orbit_cameras
 from upfusion_core.data import open_dataset
-from upfusion_core.data.shards import PackState, ShardedViews, encoded, index_content, pack_shards
+from upfusion_core.data.shards import PackState, ShardedViews
 from upfusion_core.data.views import PosedViews
-from upfusion_core.support.files import replacing, write_json
 
 SIZE, VIEWS = 8, 3
 
@@ -55,13 +54,7 @@ class Objects(list):
 
 
 def packed(folder: Path, objects: Sequence[PosedViews | None] = DISCS[:5], **options: object) -> Path:
-    """Two objects a shard unless told."""
-    state, told = options.pop("state", PackState()), {"on_shard": options.pop("on_shard", None)}
-    told["shard_bytes"] = options.pop("shard_bytes", 25_000)
-    encode = partial(map, partial(encoded, Objects(objects), **{"depth": True, **options}))
-    pack_shards(encode, range(len(objects)), lambda name: replacing(folder / name), state, **told)
-    write_json(folder / "index.json", index_content(state.shards, {"skipped": state.skipped}))
-    return folder
+    return data_sets.packed(folder, Objects(objects), len(objects), **{"depth": True, **options})
 
 
 @pytest.fixture(scope="module")

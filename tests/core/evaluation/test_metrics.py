@@ -39,7 +39,6 @@ def _textured(count: int = 2, size: int = 48) -> tuple[Tensor, Tensor]:
 
 
 def everywhere(picture: Tensor) -> Tensor:
-    """A mask that leaves nothing out."""
     return torch.ones(len(picture), 1, *picture.shape[-2:])
 
 

@@ -25,7 +25,6 @@ def found_by(render: Render, truth: Tensor, search: SimilaritySearch) -> Similar
 
 
 def angle_degrees(rotation: Tensor) -> float:
-    """The angle of a rotation, 0 to 180."""
     skew = rotation - rotation.T  # 2 sin(angle) times the axis; exact where the trace is not
     sine = torch.stack([skew[2, 1], skew[0, 2], skew[1, 0]]).norm() / 2
     return math.degrees(math.atan2(float(sine), (float(rotation.trace()) - 1) / 2))

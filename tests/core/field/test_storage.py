@@ -97,6 +97,7 @@ def _in(*sections: str, **values: object) -> Change:
     [
         (_in(*GRID, levels=32, features=16, table_size=2**28, finest=2**16), r"table .* instead of \(\d{10}, 16\)"),
         (_in(*GRID, levels=-1), "levels must be between 1 and 32, got -1"),
+        (_in(*GRID, table_size=255), "power of two"),
         (_in(*GRID, size=3), r'grid may have levels, .*, got "size"'),
         (_in("cameras", focal=[[1, 2, 3], [4]]), "cannot read"),
         (_in("cameras", camera_to_world=[[[1] * 4] * 4] * 2), "must be rigid"),

@@ -203,6 +203,7 @@ def test_gigantic_sizes(tiny: Path, tmp_path: Path, section: str, name: str, val
         (CONFIG, "null", "must be a JSON object"),
         (FACTS, "{", "must be JSON"),
         (FACTS, "[1]", "must be a JSON object"),
+        (FACTS, '{"guidance": "9"}', "guidance among its facts must be a number"),
         (FACTS, '{"guidance": 1e9}', "guidance among its facts must be a number"),
     ],
 )

@@ -33,10 +33,6 @@ def _gradient(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(rng.randint(0, 256, (SIDE, SIDE + 4, 3), dtype=np.uint8)).convert(mode)
 
 
-def _values(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
 def test_alpha_is_kept_straight(mode: str) -> None:
     straight = _gradient("L" if mode == "LA" else "RGB")
@@ -45,7 +41,8 @@ def test_alpha_is_kept_straight(mode: str) -> None:
     straight.putalpha(alpha)
     photo = read_photo(straight.convert(mode))
     assert torch.equal(photo.coverage, torch.from_numpy(np.array(alpha)))
-    assert torch.equal(photo.rgb[:, 6:], _values(straight)[:, 6:])
+    values = torch.from_numpy(np.array(straight.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(photo.rgb[:, 6:], values[:, 6:])
     straight.putalpha(255)
     assert read_photo(straight.convert(mode)).coverage is None  # opaque everywhere says nothing
 

@@ -168,18 +168,12 @@ def test_readers_see_the_texture_the_right_way_up(tmp_path: Path) -> None:
     assert sum(line.startswith("vn ") for line in text.splitlines()) == 4
 
 
-def split_corner() -> MeshAsset:
-    """The corner of a cube, three vertices of which an atlas has doubled: each face has its own."""
-    source = MESH.faces.flatten()
-    uvs = torch.rand(12, 2, generator=torch.Generator().manual_seed(0))
-    whole = _textured(torch.zeros(3, 4, 4))
-    values = [getattr(whole, name)[source] for name in ("vertices", "vertex_colors", "normals")]
-    return MeshAsset(values[0], torch.arange(12).reshape(4, 3), values[1], uvs, torch.zeros(3, 4, 4), values[2])
-
-
 @pytest.mark.parametrize("kind", ["ply", "stl", "obj"])
 def test_cuts_of_the_atlas_double_no_vertices(tmp_path: Path, kind: str) -> None:
-    mesh = split_corner()
+    """Of the corner of a cube, three vertices of which an atlas has doubled: each face has its own."""
+    uvs, whole = torch.rand(12, 2, generator=torch.Generator().manual_seed(0)), _textured(torch.zeros(3, 4, 4))
+    values = [getattr(whole, name)[MESH.faces.flatten()] for name in ("vertices", "vertex_colors", "normals")]
+    mesh = MeshAsset(values[0], torch.arange(12).reshape(4, 3), values[1], uvs, torch.zeros(3, 4, 4), values[2])
     mesh.save(tmp_path / f"a.{kind}")
     found = trimesh.load(tmp_path / f"a.{kind}", force="mesh", process=kind == "stl")
     assert abs(found.volume) == pytest.approx(1.0)

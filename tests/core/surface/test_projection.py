@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from refusals import refused
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
@@ -115,8 +116,7 @@ def turned(cameras: Cameras, degrees: float) -> Cameras:
     axes = normalize(torch.randn(len(cameras), 3, generator=torch.Generator().manual_seed(7)), dim=1)
     axes[0] = 0
     matrices = torch.eye(4).repeat(len(cameras), 1, 1)
-    for matrix, (x, y, z) in zip(matrices, (axes * math.radians(degrees)).tolist(), strict=True):
-        matrix[:3, :3] = torch.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
+    matrices[:, :3, :3] = torch.from_numpy(Rotation.from_rotvec(axes * math.radians(degrees)).as_matrix())
     return replace(cameras, camera_to_world=matrices @ cameras.camera_to_world)
 
 

@@ -1,20 +1,19 @@
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from data_sets import packed
 from refusals import refused
 from tiny_training import TinySource, tiny_config
 
 from upfusion_core import Cameras, InputError
 from upfusion_core.config import TrainConfig
-from upfusion_core.data.shards import PackState, ShardedViews, encoded, index_content, pack_shards
+from upfusion_core.data.shards import ShardedViews
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import camera_rays, orbit_cameras, point_rays
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.devices import derived_seed
-from upfusion_core.support.files import replacing, write_json
 from upfusion_core.training.batches import (
     BatchRandom,
     BatchSource,
@@ -175,12 +174,7 @@ def test_procedural_batches_and_their_pools(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dozen procedural objects of 8 x 8 pixels, one or two a shard."""
-    folder = tmp_path_factory.mktemp("shards")
-    dataset = ProceduralObjects("train", size=8, views=4)
-    encode, state = partial(map, partial(encoded, dataset)), PackState()
-    pack_shards(encode, range(12), lambda name: replacing(folder / name), state, shard_bytes=25_000)
-    write_json(folder / "index.json", index_content(state.shards, {}))
-    return folder
+    return packed(tmp_path_factory.mktemp("shards"), ProceduralObjects("train", size=8, views=4), 12)
 
 
 def test_shards_are_batches_like_any_other_data(shards: Path) -> None:
