@@ -44,7 +44,7 @@ from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.models.checkpoint import recommended_guidance
 from upfusion_core.pipeline.photos import estimate_mask
-from upfusion_core.pipeline.pose import estimate_photo_cameras
+from upfusion_core.pipeline.pose import estimate_elevation, estimate_photo_cameras
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import REFERENCE_FOCAL, PhotoCameras
 
@@ -96,18 +96,8 @@ def fast_fields(model: UpFusion, item: EvaluatedObject, weights: str, photos: in
     return row
 
 
-def first_elevation(found: PhotoCameras) -> float | None:
-    """Degrees of photo 1 above the horizon of the accepted cameras, none of which is rolled; None of too few."""
-    if int(found.accepted.sum()) < 3:
-        return None
-    matrices = found.cameras.camera_to_world[found.accepted, :3, :3]
-    up = torch.linalg.svd(matrices[:, :, 0])[2][-1]
-    up = up * (up @ matrices[0, :, 1]).sign()
-    return round(float(torch.rad2deg((up @ matrices[0, :, 2]).clamp(-1, 1).asin())), 1)
-
-
 def one_object(
-    model: UpFusion, item: EvaluatedObject, photos: int, fit: bool, known: int, told: float | None
+    model: UpFusion, item: EvaluatedObject, photos: int, fit: bool, known: int, elevation: bool
 ) -> dict[str, Any]:
     """Errors, scores and acceptance of an object's photos but the first `known`, and the PSNR of both fields."""
     true, views = item.views.cameras[torch.tensor(item.photos[:photos])], item.given(photos)
@@ -116,9 +106,8 @@ def one_object(
         first = true[torch.arange(photos) * given]  # photo 1's in place of the others'
         sought = tuple(range(known, photos))
         views = replace(views, cameras=PhotoCameras(first, given, given.float(), given=True, sought=sought))
-    elevation = item.elevation_degrees if told is None else told
-    scene = model.encode(views, reference_elevation_degrees=elevation)
-    started, search = time.process_time(), PhotoSearch(elevation_deviation=5.0 if told is None else 30.0)
+    scene = model.encode(views, reference_elevation_degrees=item.elevation_degrees)
+    started, search = time.process_time(), PhotoSearch()
     found = estimate_photo_cameras(model, scene, search=replace(search, trusts=((0.0, 0.0), (1.0, 1.0))))
     row: dict[str, Any] = {"seconds": round(time.process_time() - started, 2)}
     shares = found.score
@@ -127,8 +116,8 @@ def one_object(
     row["error"] = [round(value, 2) for value in rotation_error(found.cameras, true)[known:].tolist()]
     row["share"] = [round(share, 3) for share in shares[known:].tolist()]
     row["accepted"] = found.accepted[known:].tolist()
-    if told is not None:
-        row["elevation"] = [round(item.elevation_degrees, 1), first_elevation(found)]
+    if elevation:
+        row["elevation"] = [round(item.elevation_degrees, 1), estimate_elevation(views)]
     if fit:
         used = [index for index in range(photos) if found.accepted[index]]
         row["without"] = fitted_psnr(model, scene, found, [0], item)
@@ -165,6 +154,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float | str]:
         figures["box PSNR without (dB)"] = sum(without) / len(without)
         figures["box PSNR with (dB)"] = sum(with_photos) / len(with_photos)
         figures["gain (dB)"] = f"{gain['mean']:+.3f} ± {gain['stderr']:.3f}"
+    if asked := [row["elevation"] for row in rows if "elevation" in row]:
+        off = [abs(found - true) for true, found in asked if found is not None]
+        figures["photo 1's elevation found"] = f"{len(off)} of {len(asked)}, off by {sorted(off)} degrees"
     fast = [row for row in rows if "fast" in row]
     for measure in ("box_psnr", "iou") if len(fast) > 1 else ():
         alone, every = ([row[name][measure] for row in fast] for name in ("fast alone", "fast"))
@@ -193,9 +185,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how often each object is photographed")
     parser.add_argument("--photos", type=int, default=6)
     parser.add_argument("--known", type=int, default=1, help="photos, from the first on, whose cameras are given")
-    parser.add_argument(
-        "--told", type=float, help="photo 1's elevation as it is told, hardly believed; not the true one"
-    )
+    parser.add_argument("--elevation", action="store_true", help="photo 1's is looked for as well")
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--fast", type=int, default=0, help="objects, at most, for which `fast` is run twice")
     parser.add_argument("--out", type=Path, help="file that keeps the lines")
@@ -216,12 +206,12 @@ def main() -> None:
             key |= {"photos": options.photos, "fields": place < options.fields}
             key |= {"with fast": True} if place < options.fast else {}
             key |= {"known": options.known} if options.known > 1 else {}
-            key |= {"told": options.told} if options.told is not None else {}
+            key |= {"with elevation": True} if options.elevation else {}
             row = next((line for line in map(json.loads, known) if key.items() <= line.items()), None)
             if row is None:
                 item = draw_object(data, index, config)
                 fit = place < options.fields
-                row = key | one_object(model, item, options.photos, fit, options.known, options.told)
+                row = key | one_object(model, item, options.photos, fit, options.known, options.elevation)
                 if place < options.fast:
                     row |= fast_fields(model, item, options.model, options.photos, any(row["accepted"]))
                 if options.out:

@@ -312,7 +312,7 @@ class PhotoSearch:
     refined_deviations: tuple[Deviation, Deviation, Deviation, Deviation, Deviation] = (8.0, 8.0, 0.02, 0.003, 0.003)
     refined_width: Deviation = 0.01  # as width, once refined
     refined_weight: Share = 0.6  # of what the refinement tells of different answers, in logarithms
-    fit: Share = 0.87  # share of the greatest likelihood below which an answer explains nothing
+    fit: Share = 0.975  # share of the greatest likelihood below which an answer explains nothing
     # share of the answers that agree -> share of photos that are right, by benchmarks/photo_cameras.py
     trusts: tuple[tuple[Share, Share], ...] = ((0.0, 0.1), (0.4, 0.55), (0.6, 0.75), (0.8, 0.95), (1.0, 0.99))
     accept: Share = 0.8  # trust from which on a photo's camera is used

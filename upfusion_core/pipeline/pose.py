@@ -93,7 +93,7 @@ def estimate_elevation(views: InputViews) -> float | None:
         own, prior = [shapes[place] for place in seen], torch.zeros(len(search.elevations_degrees))
         moved, weights, best, explained = _answers(own, poses[seen], prior, search, lambda _: None)
         spread = float(weights @ (moved[:, 0, 1] - weights @ moved[:, 0, 1]).square()) ** 0.5
-    return round(float(best[0, 1]), 1) if explained > 0.98 and spread < SURE_HORIZON else None
+    return round(float(best[0, 1]), 1) if explained >= search.fit and spread < SURE_HORIZON else None
 
 
 def _of_one_lens(views: InputViews, reference: Cameras) -> Cameras:
@@ -107,14 +107,14 @@ def _answers(
     shapes: Sequence[Tensor], poses: Tensor, prior: Tensor, search: PhotoSearch, on_sweep: Callable[[int], None]
 ) -> Answers:
     """Answers (H, V, 5), as of `_refined`, by the arguments of `sample_poses`; their weights (H,); the one that
-    explains most, (V, 5); and how sure it is, in [0, 1], that it explains what is seen."""
+    explains most, refined once more, (V, 5); and which share of the greatest likelihood it has."""
     drawn = sample_poses(shapes, poses, prior, search, on_sweep)
     # how often an answer was drawn tells less than how well it fits once it is refined
     start = pad(torch.unique(drawn, dim=1).transpose(0, 1), (0, 3))
     moved, likely = _refined(shapes, start, search, range(len(shapes)), poses[:, 0].isfinite())
     most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
-    explained = float((search.refined_weight * (likely.max() / 2 - search.fit * most)).sigmoid())
-    return moved, (search.refined_weight * likely / 2).softmax(0), moved[likely.argmax()], explained
+    best, reached = _refined(shapes, moved[likely.argmax()][None], search, range(len(shapes)), poses[:, 0].isfinite())
+    return moved, (search.refined_weight * likely / 2).softmax(0), best[0], float(reached) / 2 / most
 
 
 def _judged(
@@ -131,13 +131,13 @@ def _judged(
         turned[:, index, 0] += torch.tensor(search.azimuths_degrees, dtype=torch.float32)
         turned, told = _refined(shapes, turned, search, [index], known)
         alike, beside = (search.refined_weight * told).softmax(0), _near(turned, best)[:, index]
-        scores[index] = float(weights[near[:, index]].sum() * alike[beside].sum()) * explained
+        scores[index] = float(weights[near[:, index]].sum() * alike[beside].sum()) * (explained >= search.fit)
         elevation, both = torch.cat([moved, turned])[:, index, 1], torch.cat([weights, alike]) / 2
         spread = float(both @ (elevation - both @ elevation).square()) ** 0.5
         reason = ALIKE.format(float(both @ elevation)) if spread < SURE_ELEVATION else SEVERAL
         scores[index] = float(np.interp(scores[index], *np.transpose(search.trusts)))
         if scores[index] < search.accept:
-            reasons[index] = MISFIT if explained < 0.5 else reason
+            reasons[index] = MISFIT if explained < search.fit else reason
         elif crowded[index]:
             scores[index], reasons[index] = 0.0, CROWDED
     return best, torch.tensor(scores, dtype=torch.float32), reasons
