@@ -78,7 +78,7 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     photos, masks = (tmp_path / "1.png", tmp_path / "2.png"), (tmp_path / "m.png", tmp_path / "n.png")
     assert found == Photos(photos, masks, any_background=True)
     assert (first.command.photo_elevation, first.command.photo_texture, first.command.formats) == (30.0, True, ("glb",))
-    assert (second.command.photo_elevation, second.command.formats, second.command.views) == (22.5, ("obj", "glb"), 3)
+    assert (second.command.photo_elevation, second.command.formats, second.command.views) == (None, ("obj", "glb"), 3)
     row = {"name": "c", "photos": ["d"], "formats": ["obj", "glb"]}
     assert listed(tmp_path, json.dumps(row), ".jsonl") == [second]
     assert listed(tmp_path, 'Name;Photos;Format\nc;d;"obj;glb"\n;;\n') == [second]
