@@ -295,7 +295,7 @@ class UpFusionEncodeViews(io.ComfyNode):
         if find_elevation and shown.cameras is None:
             found = core.estimate_elevation(shown)
             elevation = elevation if found is None else found
-            text += f"; photo 1 looks down by {elevation:.1f} degrees, " + ("as given" if found is None else "found")
+            text = f"photo 1 looks down by {elevation:.1f} degrees, {'as given' if found is None else 'found'}; {text}"
         host.send_line(text)
         return io.NodeOutput(upfusion_model.stages().encode(shown, reference_elevation_degrees=elevation))
 
