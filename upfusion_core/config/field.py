@@ -314,7 +314,7 @@ class PhotoSearch:
     refined_weight: Share = 0.6  # of what the refinement tells of different answers, in logarithms
     fit: Share = 0.975  # share of the greatest likelihood below which an answer explains nothing
     # share of the answers that agree -> share of photos that are right, by benchmarks/photo_cameras.py
-    trusts: tuple[tuple[Share, Share], ...] = ((0.0, 0.1), (0.4, 0.5), (0.6, 0.75), (0.8, 0.8), (0.9, 0.97), (1.0, 0.99))
+    trusts: tuple[tuple[Share, Share], ...] = ((0.0, 0.1), (0.4, 0.5), (0.6, 0.75), (0.8, 0.8), (0.9, 0.99))
     accept: Share = 0.8  # trust from which on a photo's camera is used
 
     @property

@@ -65,7 +65,7 @@ def test_cameras_are_found_by_silhouettes_and_those_that_lie_are_not(model: UpFu
     assert torch.equal(again.cameras.camera_to_world, found.cameras.camera_to_world)
     near = scene_of(model, silhouettes(orbit_cameras([0.0] * 6, [20.0, 10, 15, 25, 30, 35]), CHAIR, SIZES))
     crowded = estimate_photo_cameras(model, near, search=SEARCH)  # at one place everything fits
-    assert (int(crowded.accepted.sum()), "within 20 degrees" in crowded.reasons[2]) == (1, True)
+    assert (int(crowded.accepted.sum()), "within 20 degrees" in crowded.reasons[3]) == (1, True)
 
 
 def test_photo_1s_elevation_is_found_where_all_silhouettes_have_one_horizon(model: UpFusion) -> None:
