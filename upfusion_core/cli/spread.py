@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from ..config.options import Spread
 from ..support.errors import MissingPackageError, OutputError
+from ..support.files import reading
 
 ATTEMPTS = 3  # of a task whose worker is lost: killed, out of memory, its machine gone
 START = "spawn"  # processes begin without what this one holds, as CUDA wants it
-
 Work = Callable[[Any], Any]  # a task -> its result
 
 
@@ -179,6 +179,7 @@ class _Actor:
         cls.lost = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS", "local")
-            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="error")
+            with reading(f"RAY_ADDRESS {address}", "start it, or correct the address", what="a cluster of ray"):
+                ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="error")
         have = ray.cluster_resources()
         return ["GPU"] * int(gpus and have.get("GPU", 0)) or ["CPU"] * max(1, int(have.get("CPU", 1)) // cpus)

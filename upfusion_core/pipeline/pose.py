@@ -99,8 +99,8 @@ def estimate_elevation(views: InputViews) -> float | None:
 def _of_one_lens(views: InputViews, reference: Cameras) -> Cameras:
     """A camera a photo, all where photo 1's is, with the lens of its square, if all photos were taken by one lens."""
     wide = torch.tensor([(source.box[2] - source.box[0]) / max(source.size) for source in views.sources or ()])
-    alone = Cameras.concatenate([reference] * len(views))
-    return replace(alone, focal=alone.focal * (wide[0] / wide)[:, None].float())
+    focal = reference.focal * (wide[0] / wide)[:, None].float()
+    return replace(Cameras.concatenate([reference] * len(views)), focal=focal)
 
 
 def _answers(
@@ -108,9 +108,8 @@ def _answers(
 ) -> Answers:
     """Answers (H, V, 5), as of `_refined`, by the arguments of `sample_poses`; their weights (H,); the one that
     explains most, refined once more, (V, 5); and which share of the greatest likelihood it has."""
-    drawn = sample_poses(shapes, poses, prior, search, on_sweep)
     # how often an answer was drawn tells less than how well it fits once it is refined
-    start = pad(torch.unique(drawn, dim=1).transpose(0, 1), (0, 3))
+    start = pad(sample_poses(shapes, poses, prior, search, on_sweep).unique(dim=1).transpose(0, 1), (0, 3))
     moved, likely = _refined(shapes, start, search, range(len(shapes)), poses[:, 0].isfinite())
     most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
     best, reached = _refined(shapes, moved[likely.argmax()][None], search, range(len(shapes)), poses[:, 0].isfinite())
