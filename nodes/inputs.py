@@ -118,9 +118,9 @@ def azimuth(name: str, default: float, tooltip: str) -> io.Input:
     return number(name, default, -720.0, 720.0, tooltip, step=1.0)
 
 
-def elevation(name: str, tooltip: str) -> io.Input:
-    """Degrees above the horizon, of a camera of a new view: photo 1's unless set."""
-    return setting(name, Reconstruct, "photo_elevation", tooltip=tooltip, default=22.5, step=0.5)
+def elevation(name: str, tooltip: str = "", **options: Any) -> io.Input:
+    """Degrees above the horizon, of photo 1 or a camera of a new view; options as of `setting`."""
+    return setting(name, Reconstruct, "photo_elevation", tooltip=tooltip, default=22.5, step=0.5, **options)
 
 
 def distance(more: str = "") -> io.Input:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import upfusion_core as core
 from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, InputViews, SceneEncoding, check_type
-from ..upfusion_core.config import Demo, Predict, Reconstruct
+from ..upfusion_core.config import Demo, Predict
 from . import host, inputs
 from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from_image, plane_from_mask
 from .files import inside
@@ -265,9 +265,7 @@ class UpFusionEncodeViews(io.ComfyNode):
             inputs.model(),
             io.Image.Input("images", tooltip=images),
             io.Mask.Input("masks", optional=True, tooltip=masks),
-            inputs.setting(
-                "elevation", Reconstruct, "photo_elevation", more=more, default=22.5, low=-60, high=85, step=0.5
-            ),
+            inputs.elevation("elevation", more=more, low=-60, high=85),
             ViewsSocket.Input("views", optional=True, tooltip=own),
             io.Boolean.Input("find_elevation", default=False, optional=True, tooltip=found),
         ]

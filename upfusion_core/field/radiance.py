@@ -144,7 +144,7 @@ class RadianceField(nn.Module):
             texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices.
             faces: most triangles, at least 16; None keeps all. keep: smaller shares of the largest piece's volume go.
 
-        Raises FieldError: nothing is dense enough, or all, or density is not finite. MissingPackageError: of an option.
+        Raises FieldError: nothing is dense enough, or all, or density is not finite.
         """
         from .. import extract_mesh  # by the package's public names: surfaces are made of fields, and import them
 

@@ -96,11 +96,10 @@ def estimate_elevation(views: InputViews) -> float | None:
     return round(float(best[0, 1]), 1) if explained >= search.fit and spread < SURE_HORIZON else None
 
 
-def _of_one_lens(views: InputViews, reference: Cameras) -> Cameras:
+def _of_one_lens(views: InputViews, first: Cameras) -> Cameras:
     """A camera a photo, all where photo 1's is, with the lens of its square, if all photos were taken by one lens."""
     wide = torch.tensor([(source.box[2] - source.box[0]) / max(source.size) for source in views.sources or ()])
-    focal = reference.focal * (wide[0] / wide)[:, None].float()
-    return replace(Cameras.concatenate([reference] * len(views)), focal=focal)
+    return replace(Cameras.concatenate([first] * len(wide)), focal=first.focal * (wide[0] / wide[:, None]).float())
 
 
 def _answers(
@@ -121,22 +120,23 @@ def _judged(
 ) -> tuple[Tensor, Tensor, list[str]]:
     """The best of `_answers`; trusts (V,), by how far the others say the same of a photo; and why it is refused."""
     moved, weights, best, explained = answers
-    scores, reasons, near = [1.0] * len(shapes), [""] * len(shapes), _near(moved, best)
+    near, fits = _near(moved, best), explained >= search.fit
+    scores = [1.0 if fits or place == 0 or known[place] else search.trusts[0][1] for place in range(len(shapes))]
+    reasons = ["" if fits or place == 0 or known[place] else MISFIT for place in range(len(shapes))]
     turns = orbit_cameras(best[:, 0], best[:, 1].clamp(-STEEP, STEEP)).camera_to_world[:, :3, :3]
     crowded = ((torch.einsum("aij,bij->ab", turns, turns) > ALIKE_TRACE).sum(1) > min(2, len(shapes) - 1)).tolist()
-    for index in (index for index in range(1, len(shapes)) if not known[index]):
+    for index in (index for index in range(1, len(shapes)) if fits and not known[index]):
         # this photo from other sides, the others where they are: does the object look alike from there?
         turned = best.repeat(search.azimuths, 1, 1)
         turned[:, index, 0] += torch.tensor(search.azimuths_degrees, dtype=torch.float32)
         turned, told = _refined(shapes, turned, search, [index], known)
         alike, beside = (search.refined_weight * told).softmax(0), _near(turned, best)[:, index]
-        scores[index] = float(weights[near[:, index]].sum() * alike[beside].sum()) * (explained >= search.fit)
+        scores[index] = float(weights[near[:, index]].sum() * alike[beside].sum())
         elevation, both = torch.cat([moved, turned])[:, index, 1], torch.cat([weights, alike]) / 2
         spread = float(both @ (elevation - both @ elevation).square()) ** 0.5
-        reason = ALIKE.format(float(both @ elevation)) if spread < SURE_ELEVATION else SEVERAL
         scores[index] = float(np.interp(scores[index], *np.transpose(search.trusts)))
         if scores[index] < search.accept:
-            reasons[index] = MISFIT if explained < search.fit else reason
+            reasons[index] = ALIKE.format(float(both @ elevation)) if spread < SURE_ELEVATION else SEVERAL
         elif crowded[index]:
             scores[index], reasons[index] = 0.0, CROWDED
     return best, torch.tensor(scores, dtype=torch.float32), reasons

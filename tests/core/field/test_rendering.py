@@ -146,8 +146,8 @@ def test_background_colours() -> None:
 def test_empty_space_is_not_asked_for() -> None:
     everywhere, near, cameras, sampling = _ball(), _ball(), orbit_cameras(30), RaySampling(32, 16)
     full = render_views(everywhere, BOX, cameras, 16, sampling=sampling)
-    visible = lambda points, _: points.norm(dim=-1) < 0.25  # noqa: E731
-    skipped = render_views(near, BOX, cameras, 16, sampling=sampling, visible=visible)
+    options = {"sampling": sampling, "visible": lambda points, _: points.norm(dim=-1) < 0.25}
+    skipped = render_views(near, BOX, cameras, 16, **options)
     assert sum(near.asked) < sum(everywhere.asked) / 2
     torch.testing.assert_close(skipped.rgb, full.rgb, atol=1e-5, rtol=0)
 
