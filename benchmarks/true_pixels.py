@@ -1,7 +1,9 @@
 """Photos with known cameras: fields, meshes and textures of them, against the truth.
 
     python benchmarks/true_pixels.py fit [--objects 1] [--out F]                 eight views of 512 pixels of an object
-    python benchmarks/true_pixels.py whole SCANS [--photos 6 3] [--objects 12]   photos as people take them, 768 pixels
+    python benchmarks/true_pixels.py whole SCANS [--photos 6 3] [--objects 12] [--model mini]
+                                                                  photos as people take them, 768 pixels; with a model
+                                                                  `fast` fills in what they do not show
     python benchmarks/true_pixels.py projection SCANS [--objects 12]             true mesh, six photos of 1024 pixels
     python benchmarks/true_pixels.py perturbed SCANS [--objects 12]              cameras of the photos turned by degrees
     python benchmarks/true_pixels.py speed [--size 4096]                      time and peak of memory
@@ -37,7 +39,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from upfusion_core import (
     Cameras,
     GivenViews,
+    KnownCameras,
     MeshAsset,
+    UpFusion,
     fit_views,
     look_at,
     orbit_cameras,
@@ -116,7 +120,14 @@ def compared(made: RadianceField | MeshAsset, cameras: Cameras, *truth: Tensor) 
 
 
 def fitted(views: GivenViews, options: argparse.Namespace) -> tuple[RadianceField, float]:
-    """The field, and seconds of the processor."""
+    """The field, by `distill` where there is a model, and seconds of the processor."""
+    if options.model:
+        known = KnownCameras.of_photos(views.cameras, [(rgb.shape[2], rgb.shape[1]) for rgb in views.rgb])
+        model, photos = UpFusion.load(options.model), [rgb.permute(1, 2, 0).numpy() for rgb in views.rgb]
+        squares = prepare_views(photos, list(views.masks or ()), size=model.image_size, cameras=known)
+        started = time.process_time()
+        field = model.distill(model.encode(squares), generator=torch.Generator().manual_seed(0))
+        return field, round(time.process_time() - started, 1)
     config = replace(FitConfig.views(), **({"iterations": options.iterations} if options.iterations else {}))
     started = time.process_time()
     field = fit_views(views, config=config, generator=torch.Generator().manual_seed(0))
@@ -258,6 +269,7 @@ def main() -> None:
     parser.add_argument("scans", type=Path, nargs="?", help="folder of meshes; fit, speed and large need none")
     parser.add_argument("--photos", type=int, nargs="+", default=[6])
     parser.add_argument("--objects", type=int, help="so many of them, the first, if not 12; of fit's, if not 1")
+    parser.add_argument("--model", help="of whole: mini, or a folder; without one the photos alone are fitted")
     parser.add_argument("--iterations", type=int, help="of a fit, if not its own number")
     parser.add_argument("--size", type=int, help="of the texture, if not 1024; of speed's, if not 4096")
     parser.add_argument("--out", type=Path, help="file that keeps the lines")
@@ -272,6 +284,7 @@ def main() -> None:
     for source in mesh_folder(options.scans).sources[: options.objects or 12]:
         for photos in options.photos:
             key = {"work": options.work, "object": source.name, "photos": photos, "iterations": options.iterations}
+            key |= {"model": options.model} if options.model else {}
             surface = source.read().centered(RADIUS)
             report(options, key, partial(works[options.work], surface, photos, options))
 

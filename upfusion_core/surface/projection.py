@@ -1,11 +1,13 @@
 """The photos' own pixels on a mesh: each texel takes its colour from the photos that see it, the rest keep the mesh's.
 
 Visibility by a depth buffer, weights by the angle, the density of pixels and the distance from outlines, levels of the
-photos by least squares where two see the same, and two bands: low frequencies mixed widely, detail of the best photo.
+photos by least squares where two see the same, and two bands: what photos differ by at low frequencies is mixed widely,
+all else is the best photo's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -25,10 +27,11 @@ from .reading import Surface
 from .texture import FACES, dilate, texels, unwrap
 
 BUFFER = 1536  # side of the largest depth buffer, in samples; memory and time of looking grow with its square
-LOW = 128  # side of the low band, in pixels; about the size of what the photos are levelled over
+COARSE = 256  # side of the photos that levels and trust are solved on, in pixels
+LOW = 64  # side of the low band, in cells; about the size of what the photos are levelled over
 SOLVED = 384  # side of the texture that levels and trust are solved on
 BORDER = 0.02  # a photo's weight rises over this share of its side, from outlines and from its border on
-SHARP = 6.0  # power of the weights in the band of detail: the best photo's nearly alone
+SHARP = 3.0  # power of the weights in the band of detail: the best photo's nearly alone
 AT_ONCE = 2**21  # texels at a time, times photos
 CONTRARY = 0.1  # colours of two photos that scatter more do not show the same
 LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the photo
@@ -37,14 +40,15 @@ LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the phot
 class _Projector:
     """One photo, ready to be asked for the colours of points.
 
-    low: (3, H, W), its low band without what is not the object. depth: (S, S), the mesh's. edges: (S, S), how many
-    samples the next outline is away. inner: (S * S,), the nearest sample that is no outline's. reach: so many samples
-    from outlines the mesh's own colours take over. trust: by how well its outline fits. gate: the share that it has
-    beside the mesh's own colours, see _gates.
+    depth: (S, S), the mesh's. edges: (S, S), how many samples the next outline is away. inner: (S * S,), the nearest
+    sample that is no outline's. reach: so many samples from outlines the mesh's own colours take over. trust: by how
+    well its outline fits. Found by _levels: level, (2, 3), gain and offset; drift, (3, LOW, LOW), what it lacks at low
+    frequencies to what the photos show together; gate, the share that it has beside the mesh's own colours.
     """
 
     def __init__(self, mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | None) -> None:
-        self.camera, self.picture, self.gate = camera, photo, 1.0
+        self.camera, self.photo, self.gate, self.drift = camera, photo, 1.0, torch.zeros(3, 1, 1)
+        self.level = torch.tensor([[1.0], [0.0]]).expand(2, 3)
         samples = min(BUFFER, max(photo.shape[1:]))
         depth = torch.full((samples, samples), torch.inf)
         for group in mesh.faces.split(FACES // 4):  # a rasteriser holds all the fragments that it looks at
@@ -73,15 +77,13 @@ class _Projector:
         self.edges = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float()
         row, column = ndimage.distance_transform_edt(bends.numpy(), return_distances=False, return_indices=True)
         self.inner = torch.from_numpy(row * samples + column).view(-1)
-        share = _blurred(interpolate(inside.float()[None, None], (LOW, LOW), mode="area")).clamp_min(1e-3)
-        parts = []
-        for channel in photo:  # one at a time: a photo of 12 megapixels is never a float tensor as a whole
-            small = interpolate(unit_range(channel).float()[None, None], (samples, samples), mode="area") * inside
-            parts.append(_blurred(interpolate(small, (LOW, LOW), mode="area")) / share)
-        self.low, self.depth = torch.cat(parts, dim=1)[0], depth
+        # one channel at a time: a photo of 12 megapixels is never a float tensor as a whole
+        side = min(COARSE, samples)
+        small = [interpolate(unit_range(one).float()[None, None], (side, side), mode="area")[0] for one in photo]
+        self.coarse, self.depth = torch.cat(small), depth
 
-    def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(M, 3) points and normals -> low band and detail (M, 3), weight (0: not seen) and certainty (M,)."""
+    def look(self, points: Tensor, normals: Tensor, coarse: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(M, 3) points and normals -> levelled colour and drift (M, 3), weight (0: not seen) and certainty (M,)."""
         focal, offset, side = self.camera.focal[0], points - self.camera.centers[0], self.depth.shape[-1]
         place, distance = project(points, self.camera)
         place = -place  # to the right and down
@@ -99,8 +101,8 @@ class _Projector:
         visible = ((distance - nearest).abs() <= footprint * (1 + 2 * slope)) & (distance > 0) & (cosine > LEAST_COSINE)
         density = (focal.prod() / ahead.clamp_min(1e-6) ** 2) * cosine
         weight = self.trust * visible * rise * density * (cosine - LEAST_COSINE).clamp_min(0)
-        low = _sampled(self.low, place)
-        return low, _sampled(self.picture, place) - low, weight, (edge / self.reach).clamp_max(1) ** 2
+        colors = _sampled(self.coarse if coarse else self.photo, place) * self.level[0] + self.level[1]
+        return colors, _sampled(self.drift, place), weight, (edge / self.reach).clamp_max(1) ** 2
 
 
 def project_photos(
@@ -135,15 +137,13 @@ def project_photos(
     for index, photo in enumerate(photos):
         views.append(_Projector(mesh, photo, cameras[index], None if masks is None else masks[index]))
         report(0.2 + 0.2 * (index + 1) / len(photos))
-    levels, floor, gates = _levels(mesh, views)
-    for view, gate in zip(views, gates, strict=True):
-        view.gate, view.trust = gate, view.trust * gate
+    level, floor = _levels(mesh, views)
     texture = torch.zeros(3, size * size)
     covered = torch.zeros(size * size, dtype=torch.bool)
     told.append(texture.view(3, size, size))
     at_once = max(AT_ONCE // len(views), 2**12)
     for texel, points, normals, own, share in _surface(mesh, size, at_once):
-        texture[:, texel] = _mixed(views, levels, floor, points, normals, own).T
+        texture[:, texel] = _mixed(views, floor, points, normals, own * level[0] + level[1]).T
         covered[texel] = True
         report(0.4 + 0.55 * share)
     dilate(texture.view(3, size, size), covered.view(size, size), lambda share: report(0.95 + 0.05 * share))
@@ -178,12 +178,6 @@ def _surface(mesh: MeshAsset, size: int, most: int = AT_ONCE) -> Iterator[tuple[
             yield texel, points, normalize(normals, dim=-1), own, (start + int(face[-1]) + 1) / len(mesh.faces)
 
 
-def _blurred(values: Tensor) -> Tensor:
-    for _ in range(3):
-        values = avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
-    return values
-
-
 def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
     """(C, H, W) at (M, 2) places, right and down in [-1, 1] -> (M, C) float32; uint8 becomes [0, 1]."""
     if picture.dtype != torch.uint8:
@@ -198,51 +192,62 @@ def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
     return found / 255
 
 
-def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float, list[float]]:
-    """Gain and offset of each photo and, last, of the mesh's own colours, (V + 1, 2, 3); the mesh's usual error; gates.
+def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float]:
+    """Finds level, gate and drift of each photo -> the mesh's own colours' gain and offset, (2, 3); their usual error.
 
-    Photos are levelled to each other over texels that two of them see, the mesh's own colours to the photos'. Gains
-    stay near 1 and offsets near 0 where nothing tells.
+    Photos are levelled to each other over texels that two of them see, the mesh's own colours to the photos'.
     """
     rows = [values for _, *values, _ in _surface(mesh, SOLVED)]
     points, normals, own = (torch.cat(values) for values in zip(*rows, strict=True))
-    looks = [view.look(points, normals) for view in views]
-    low, weight = torch.stack([look[0] for look in looks]), torch.stack([look[2] for look in looks])
+    looks = [view.look(points, normals, coarse=True) for view in views]
+    colors, weight = torch.stack([look[0] for look in looks]), torch.stack([look[2] for look in looks])
     if not bool((weight > 0).any()):
         raise InputError("the photos must see the mesh, but none of them does; are mesh and cameras in one frame?")
     count = len(views)
-    levels = torch.zeros(count + 1, 2, 3)
-    levels[:, 0] = 1
-    for channel in range(3):
-        normal = torch.zeros(2 * count, 2 * count, dtype=torch.float64)
-        for a in range(count):
-            for b in range(a):
-                both = torch.minimum(weight[a], weight[b])
-                both = both / weight.max() * ((low[a] - low[b]).abs().amax(-1) < 2 * CONTRARY)
-                one = torch.ones_like(both)
-                row = torch.stack([low[a, :, channel], one, -low[b, :, channel], -one], dim=-1).double()
-                place = torch.tensor([2 * a, 2 * a + 1, 2 * b, 2 * b + 1])
-                normal[place[:, None], place] += row.T @ (row * both[:, None].double())
-        keep = 0.02 * float(weight.gt(0).sum()) / count * torch.tensor([1.0, 4.0], dtype=torch.float64).repeat(count)
-        wanted = torch.tensor([1.0, 0.0], dtype=torch.float64).repeat(count)
-        solved = torch.linalg.solve(normal + torch.diag(keep), keep * wanted)
-        levels[:count, :, channel] = solved.view(count, 2).float()
-    low = low * levels[:count, 0, None] + levels[:count, 1, None]
-    total = weight.sum(0).clamp_min(1e-12)
-    mean = (low * weight[..., None]).sum(0) / total[:, None]
-    spread = ((low - mean).square() * weight[..., None]).sum(0).div(total[:, None]).mean(-1).sqrt()
-    seen = (weight.sum(0) > 0) & (spread < CONTRARY)
-    for channel in range(3):
-        given = torch.stack([own[seen, channel], torch.ones(int(seen.sum()))], dim=-1).double()
-        prior = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64)) * 0.05 * len(given)
-        right = given.T @ mean[seen, channel].double() + prior @ torch.tensor([1.0, 0.0], dtype=torch.float64)
-        levels[-1, :, channel] = torch.linalg.solve(given.T @ given + prior, right).float()
-    levels[:, 0] = levels[:, 0].clamp(0.7, 1.4)  # exposures differ by so much; what differs more is another colour
-    levels[:, 1] = levels[:, 1].clamp(-0.08, 0.08)
-    error = (own * levels[-1, 0] + levels[-1, 1] - mean)[seen].abs().mean(-1)
-    colors = torch.stack([look[0] + look[1] for look in looks]) * levels[:count, 0, None] + levels[:count, 1, None]
-    gates = _gates(colors, weight, own * levels[-1, 0] + levels[-1, 1])
-    return levels, max(float(error.median()) if len(error) else 0.0, 0.02), gates
+    normal = torch.zeros(3, 2 * count, 2 * count, dtype=torch.float64)
+    for a, b in combinations(range(count), 2):
+        one = torch.ones_like(own)
+        row = torch.stack([colors[a], one, -colors[b], -one]).double()
+        same = torch.minimum(weight[a], weight[b]) * ((colors[a] - colors[b]).abs().amax(-1) < 2 * CONTRARY)
+        place = torch.tensor([2 * a, 2 * a + 1, 2 * b, 2 * b + 1])
+        normal[:, place[:, None], place] += torch.einsum("imc,jmc,m->cij", row, row, (same / weight.max()).double())
+    known = float(weight.gt(0).sum()) / count
+    levels = _solved(normal, torch.zeros_like(normal[:, 0]), 0.02 * known)
+    colors = colors * levels[:, :1] + levels[:, 1:]
+    mean = _mean(colors, weight)
+    seen = (weight.sum(0) > 0) & (_mean((colors - mean).square(), weight).mean(-1).sqrt() < CONTRARY)
+    given = torch.stack([own[seen], torch.ones_like(own[seen])]).double()
+    right = torch.einsum("imc,mc->ci", given, mean[seen].double())
+    level = _solved(torch.einsum("imc,jmc->cij", given, given), right, 0.05 * max(int(seen.sum()), 1))[0]
+    own = own * level[0] + level[1]
+    error = (own - mean)[seen].abs().mean(-1)
+    gates = _gates(colors, weight, own)
+    weight = weight * torch.tensor(gates)[:, None]
+    mean = _mean(colors, weight)
+    for index, view in enumerate(views):
+        view.level, view.gate, view.trust = levels[index], gates[index], view.trust * gates[index]
+        column, row = ((1 - project(points, view.camera)[0]) * LOW / 2).long().clamp(0, LOW - 1).unbind(-1)
+        lacks = torch.cat([mean - colors[index], torch.ones_like(own[:, :1])], dim=-1) * weight[index, :, None]
+        sums = torch.zeros(LOW * LOW, 4).index_add_(0, row * LOW + column, lacks).T.reshape(1, 4, LOW, LOW)
+        for _ in range(3):
+            sums = avg_pool2d(sums, 3, stride=1, padding=1)
+        *drift, total = sums[0]
+        view.drift = torch.stack(drift) / (total + 1e-3 * total.max()).clamp_min(1e-12)
+    return level, max(float(error.median()) if len(error) else 0.0, 0.02)
+
+
+def _solved(normal: Tensor, right: Tensor, keep: float) -> Tensor:
+    """(3, 2V, 2V) and (3, 2V), normal equations -> (V, 2, 3), gains and offsets, near 1 and 0 where nothing tells."""
+    unchanged, stiff = torch.tensor([[1.0, 0.0], [keep, 4 * keep]], dtype=torch.float64).repeat(1, len(normal[0]) // 2)
+    solved = torch.linalg.solve(normal + torch.diag(stiff), right + stiff * unchanged)
+    gain, offset = solved.view(3, -1, 2).permute(2, 1, 0).float()
+    # exposures differ by so much; what differs more is another colour
+    return torch.stack([gain.clamp(0.7, 1.4), offset.clamp(-0.08, 0.08)], dim=1)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """(V, M, 3) with weights (V, M) -> (M, 3)."""
+    return (values * weight[..., None]).sum(0) / weight.sum(0).clamp_min(1e-12)[:, None]
 
 
 def _gates(colors: Tensor, weight: Tensor, own: Tensor) -> list[float]:
@@ -261,26 +266,21 @@ def _gates(colors: Tensor, weight: Tensor, own: Tensor) -> list[float]:
     return gates
 
 
-def _mixed(
-    views: Sequence[_Projector], levels: Tensor, floor: float, points: Tensor, normals: Tensor, own: Tensor
-) -> Tensor:
+def _mixed(views: Sequence[_Projector], floor: float, points: Tensor, normals: Tensor, own: Tensor) -> Tensor:
     """(M, 3) colours: both bands of the photos, and the mesh's own where none sees, or where they contradict it all."""
-    sums = torch.zeros(3, len(points), 3)
+    shown, drifts = torch.zeros(2, len(points), 3)
     total, sharp, sure = torch.zeros(3, len(points), 1)
     looks = [view.look(points, normals) for view in views]
     most = torch.stack([weight for _, _, weight, _ in looks]).amax(0).clamp_min(1e-12)
-    for (low, detail, weight, certain), (gain, offset), view in zip(looks, levels[:-1], views, strict=True):
-        low, mine, best = low * gain + offset, weight[:, None], (weight / most)[:, None] ** SHARP
-        sums[0] += mine * low
-        sums[1] += mine * low**2
-        sums[2] += best * detail * gain
+    for (colors, drift, weight, certain), view in zip(looks, views, strict=True):
+        mine, best = weight[:, None], (weight / most)[:, None] ** SHARP
+        shown += best * (colors + drift)
+        drifts += mine * drift**2
         total += mine
         sharp += best
         sure += best * view.gate * certain[:, None]  # beside an outline the mesh's own colour takes over
-    mean = sums[0] / total.clamp_min(1e-12)
-    spread = (sums[1] / total.clamp_min(1e-12) - mean**2).clamp_min(0).mean(-1, keepdim=True).sqrt()
-    own = own * levels[-1, 0] + levels[-1, 1]
-    against = (mean - own).abs().mean(-1, keepdim=True)
+    change = shown / sharp.clamp_min(1e-12) - own
+    spread = (drifts / total.clamp_min(1e-12)).mean(-1, keepdim=True).sqrt()
+    against = change.abs().mean(-1, keepdim=True)
     trusted = (3 - torch.minimum(spread, against) / floor).clamp(0, 1) * sure / sharp.clamp_min(1e-12)
-    mixed: Tensor = own + trusted * (mean + sums[2] / sharp.clamp_min(1e-12) - own)
-    return mixed
+    return own + trusted * change

@@ -77,6 +77,9 @@ def test_photos_that_contradict_each_other_leave_the_mesh_as_it_is() -> None:
     photos[1][:, :24] = torch.tensor([0.05, 0.05, 0.95])[:, None, None]
     texture = project_photos(mesh(square()), photos, Cameras.concatenate([front(), front()]), size=64).texture
     assert float((texture[:, 8, 20:44] - GRAY).abs().max()) < 0.15
+    photos = [color[:, None, None].expand(3, 64, 64) for color in (1 - torch.eye(3))[:2]]
+    texture = project_photos(mesh(square()), photos, Cameras.concatenate([front(), front()]), size=64).texture
+    assert float((texture - GRAY).abs().max()) < 0.15  # all of it
 
 
 def textured_ball() -> tuple[Surface, MeshAsset]:
