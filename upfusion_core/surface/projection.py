@@ -222,8 +222,9 @@ def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float
     own = own * level[0] + level[1]
     error = (own - mean)[seen].abs().mean(-1)
     gates = _gates(colors, weight, own)
-    weight = weight * torch.tensor(gates)[:, None]
-    mean = _mean(colors, weight)
+    gated = weight * torch.tensor(gates)[:, None]
+    level = torch.tensor([[1.0], [0.0]]).lerp(level, gated.sum() / weight.sum())
+    mean, weight = _mean(colors, gated), gated
     for index, view in enumerate(views):
         view.level, view.gate, view.trust = levels[index], gates[index], view.trust * gates[index]
         column, row = ((1 - project(points, view.camera)[0]) * LOW / 2).long().clamp(0, LOW - 1).unbind(-1)
