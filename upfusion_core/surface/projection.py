@@ -141,8 +141,7 @@ def project_photos(
     texture = torch.zeros(3, size * size)
     covered = torch.zeros(size * size, dtype=torch.bool)
     told.append(texture.view(3, size, size))
-    at_once = max(AT_ONCE // len(views), 2**12)
-    for texel, points, normals, own, share in _surface(mesh, size, at_once):
+    for texel, points, normals, own, share in _surface(mesh, size, max(AT_ONCE // len(views), 2**12)):
         texture[:, texel] = _mixed(views, floor, points, normals, own * level[0] + level[1]).T
         covered[texel] = True
         report(0.4 + 0.55 * share)
@@ -206,13 +205,11 @@ def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float
     count = len(views)
     normal = torch.zeros(3, 2 * count, 2 * count, dtype=torch.float64)
     for a, b in combinations(range(count), 2):
-        one = torch.ones_like(own)
-        row = torch.stack([colors[a], one, -colors[b], -one]).double()
+        row = torch.stack([colors[a], torch.ones_like(own), -colors[b], -torch.ones_like(own)]).double()
         same = torch.minimum(weight[a], weight[b]) * ((colors[a] - colors[b]).abs().amax(-1) < 2 * CONTRARY)
         place = torch.tensor([2 * a, 2 * a + 1, 2 * b, 2 * b + 1])
         normal[:, place[:, None], place] += torch.einsum("imc,jmc,m->cij", row, row, (same / weight.max()).double())
-    known = float(weight.gt(0).sum()) / count
-    levels = _solved(normal, torch.zeros_like(normal[:, 0]), 0.02 * known)
+    levels = _solved(normal, torch.zeros_like(normal[:, 0]), 0.02 * float(weight.gt(0).sum()) / count)
     colors = colors * levels[:, :1] + levels[:, 1:]
     mean = _mean(colors, weight)
     seen = (weight.sum(0) > 0) & (_mean((colors - mean).square(), weight).mean(-1).sqrt() < CONTRARY)
@@ -221,7 +218,8 @@ def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float
     level = _solved(torch.einsum("imc,jmc->cij", given, given), right, 0.05 * max(int(seen.sum()), 1))[0]
     own = own * level[0] + level[1]
     error = (own - mean)[seen].abs().mean(-1)
-    gates = _gates(colors, weight, own)
+    fits = [len(view.depth) / view.reach for view in views]  # whose outline is much worse than the best's is elsewhere
+    gates = [min(2 * fit / max(fits), 1.0) * gate for fit, gate in zip(fits, _gates(colors, weight, own), strict=True)]
     gated = weight * torch.tensor(gates)[:, None]
     level = torch.tensor([[1.0], [0.0]]).lerp(level, gated.sum() / weight.sum())
     mean, weight = _mean(colors, gated), gated
