@@ -144,8 +144,7 @@ def in_folder(told: list[str], folder: Path) -> list[str]:
     if told[0] == "distill":
         folder.mkdir(exist_ok=True)
         return [*told, str(folder)]
-    again = ["--resume"] if (folder / "run.json").exists() else []
-    return [*told, "-o", str(folder), *again]
+    return [*told, "-o", str(folder), *(["--resume"] if (folder / "run.json").exists() else [])]
 
 
 def content(folder: Path) -> dict[str, bytes]:

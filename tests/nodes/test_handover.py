@@ -25,8 +25,7 @@ def head(core: ModuleType) -> nn.Module:
         def _evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
             inside = torch.stack([radius - (points - torch.tensor(at)).norm(dim=-1) for at, radius, _ in parts])
             density = 400 * torch.sigmoid(inside.amax(0) / 0.003)
-            colors = torch.tensor([color for *_, color in parts]).logit()
-            return density, colors[inside.argmax(0)]
+            return density, torch.tensor([color for *_, color in parts]).logit()[inside.argmax(0)]
 
     return Head(core.DistillConfig.draft().field).requires_grad_(False).eval()
 
@@ -49,8 +48,7 @@ def test_canonical_cameras_name_and_frame_sides_as_the_receiver_does(pack: Pack)
     assert worst(viewer.centers[1], pixal.centers[3]) < 1e-6
     hunyuan = canonical(corners, "Hunyuan3D-2mv", elevation_degrees=20.0)
     for camera, way in zip(hunyuan, ways, strict=True):
-        places = project(corners, camera)[0]
-        low, high = places.aminmax(dim=0)
+        low, high = project(corners, camera)[0].aminmax(dim=0)
         assert worst(low + high, torch.zeros(2)) < 1e-5  # in the middle
         assert float((high - low).max()) == pytest.approx(2 * 0.85, abs=1e-5)
         level = (camera.centers[0] - middle) * torch.tensor([1.0, 0, 1])

@@ -62,8 +62,7 @@ def test_a_damaged_state_is_dropped(pack: Pack, caplog: pytest.LogCaptureFixture
 def test_the_oldest_go_first(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room is left to write the newest again before the old one of it goes; here states of about 1.5 kB in 6."""
     unfinished = pack("nodes.unfinished")
-    size = state(pack, 0).stat().st_size
-    monkeypatch.setattr(unfinished, "LIMIT", 4 * size)
+    monkeypatch.setattr(unfinished, "LIMIT", 4 * state(pack, 0).stat().st_size)
     paths = [state(pack, number) for number in range(3)]
     for age, path in enumerate(paths):
         os.utime(path, (1000 + age, 1000 + age))

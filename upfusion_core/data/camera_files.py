@@ -282,8 +282,7 @@ def _colmap_binary(folder: Path) -> tuple[Lenses, Images]:
     with reading(folder, _NO_COLMAP), (folder / "images.bin").open("rb") as file:
         for _ in range(numbers(file, "Q")[0]):
             _, *pose, camera = numbers(file, "i7di")
-            name = b"".join(iter(lambda: numbers(file, "c")[0], b"\0"))
-            images.append((pose, camera, name.decode("utf-8")))
+            images.append((pose, camera, b"".join(iter(lambda: numbers(file, "c")[0], b"\0")).decode("utf-8")))
             file.seek(24 * numbers(file, "Q")[0], 1)
     return lenses, images
 

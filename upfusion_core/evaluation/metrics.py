@@ -190,8 +190,7 @@ def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
     kernel = torch.full((width, width), 1 / width, device=picture.device, dtype=torch.float32)
     kernel.narrow(axis, width // 2, width // 2).neg_()
     before, after = width // 2 - 1, width // 2
-    padded = F.pad(picture, (before, after, before, after))
-    return F.conv2d(padded, kernel[None, None]).abs()
+    return F.conv2d(F.pad(picture, (before, after, before, after)), kernel[None, None]).abs()
 
 
 def _alike(first: Tensor, second: Tensor) -> Tensor:
@@ -266,8 +265,7 @@ def compare_meshes(
     ours = sample_surface(mesh, samples, seed=seed, name="mesh")
     theirs = sample_surface(truth, samples, seed=seed + 1, name="truth")
     box = float(np.ptp(truth.bounds, axis=0).max())
-    aligned = align_points(ours, theirs, start or Similarity.from_angles()).apply(ours)
-    scores = point_scores(aligned, theirs, box)
+    scores = point_scores(align_points(ours, theirs, start or Similarity.from_angles()).apply(ours), theirs, box)
     return point_scores(ours, theirs, box) | {f"{name}_similarity": value for name, value in scores.items()}
 
 

@@ -118,10 +118,8 @@ class Lens:
             pull = points.new_tensor([p2, p1])
             moved = points * (bend + 2 * (points * pull).sum(dim=-1, keepdim=True)) + pull * squared
         steps = torch.linspace(0, float(along.max()) if along.numel() else 0.0, 513, dtype=points.dtype)
-        reach = steps * self._bend(steps)
-        falls = (reach.diff() <= 0).nonzero()
-        edge = float(steps[falls[0, 0]]) if len(falls) else float("inf")
-        return torch.where(along <= edge, moved, torch.nan)
+        falls = ((steps * self._bend(steps)).diff() <= 0).nonzero()
+        return torch.where(along <= (float(steps[falls[0, 0]]) if len(falls) else float("inf")), moved, torch.nan)
 
     def _bend(self, along: Tensor) -> Tensor:
         def series(factors: Sequence[float]) -> Tensor:

@@ -95,8 +95,7 @@ class _Stack(nn.Module):
 
     def __init__(self, name: str, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()
-        layers = nn.ModuleList(_Layer(config, ops) for _ in range(depth))
-        self.add_module(name, nn.ModuleDict({"layers": layers}))
+        self.add_module(name, nn.ModuleDict({"layers": nn.ModuleList(_Layer(config, ops) for _ in range(depth))}))
 
     @property
     def layers(self) -> list[nn.Module]:

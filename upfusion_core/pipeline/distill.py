@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..config import DistillConfig, DraftSchedule, FastSchedule, FitConfig, ReferenceSchedule
 from ..field.fitting import FieldFitter
@@ -23,13 +24,14 @@ from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES, networks_reference, reference_distance
+from ..geometry.rays import project
 from ..support.checks import check_type
 from ..support.errors import InputError
 from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
 from ..support.weights import read_saved
 from ..types import REFERENCE_FOCAL, Cameras, GivenViews, NovelViews, OnStep, PhotoCameras, SceneEncoding, Step
-from .given_views import CELLS, FittedPictures, fitted_pictures, given_photos, visual_hull
+from .given_views import CELLS, FittedPictures, fit_views, fitted_pictures, given_photos, visual_hull
 from .novel_views import ViewSynthesizer
 from .photos import estimate_coverage
 from .pose import estimate_photo_cameras
@@ -133,6 +135,37 @@ class Distillation:
         if self.path is not None:
             save_tensors({"fingerprint": self.fingerprint, "state": state}, self.path)
 
+    @cached_property
+    def hull(self) -> Tensor | None:
+        """What the silhouettes of the caller's photos leave of the field's box; None where anything may be."""
+        extent = self.new_field().config.half_extent
+        return visual_hull(self.views, extent, CELLS) if self.views is not None and self.silhouettes else None
+
+    @torch.no_grad()
+    def photos_alone(self) -> bool:
+        """Whether the caller's photos tell more of the shape than the networks, whose silhouettes differ from the hull
+        too much; of photos from all round the hull is right sooner (docs/true_pixels.md has the measures)."""
+        if self.views is None or self.hull is None:
+            return False
+        extent, cameras = self.new_field().config.half_extent, distill_cameras(self.scene, self.config, self.seed)
+        rgb = self.model.predict(self.scene, cameras, 32, pixel_centers=True).cpu()
+        made = torch.stack([estimate_coverage(picture) > 0.5 for picture in rgb])
+        points = ((self.hull == 1).nonzero() + 0.5) * (2 * extent / CELLS) - extent
+        left = torch.zeros_like(made)
+        for camera, picture in zip(cameras, left, strict=True):
+            column, row = ((1 - project(points, camera)[0]) * 16).long().clamp(0, 31).unbind(-1)
+            picture[0, row, column] = True
+        towards = normalize(self.views.cameras.centers, dim=-1)
+        sides = 1 + (len(towards) - 1) * (1 - float(towards.mean(0).square().sum()))
+        return float((made & left).sum() / (made | left).sum()) < 1 - 1.8 / sides**2
+
+    def fitted_photos(self, views: GivenViews) -> RadianceField:
+        def tell(done: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+            self.on_step(Step(done, "the photos alone", FITTING, {FITTING: total - done}), total, preview)
+
+        random = stream_generator(self.seed, GIVEN_STREAM)
+        return fit_views(views, field=self.new_field(), generator=random, on_step=tell)
+
     def fit(self, fitter: FieldFitter | ReferenceFitter, end: int, state: State, tell: Callable[[], None]) -> None:
         """Steps until iteration `end`, each told; the state is saved now and then, and where a step is broken off."""
         while fitter.iteration < end:
@@ -157,8 +190,7 @@ def agreement(made: Tensor, seen: Tensor, scale: float) -> Tensor:
 
     Geman and McClure's: a root mean square difference over the channels of `scale` halves a pixel's weight.
     """
-    error = (made - seen).square().mean(dim=1, keepdim=True)
-    return scale**2 / (scale**2 + error)
+    return scale**2 / (scale**2 + (made - seen).square().mean(dim=1, keepdim=True))
 
 
 class Round(NamedTuple):
@@ -199,9 +231,6 @@ class FitRounds:
         batches = [-(-len(made.cameras) // job.config.batch_size) for made in self.rounds]
         walks = [repaint_steps(made.level or 1.0, plan.steps) for made in self.rounds]
         self.walks = [0, *(count * steps for count, steps in zip(batches[1:], walks[1:], strict=True))]  # by round
-        given, self.hull = job.views, None  # where anything may be
-        if given is not None and job.silhouettes:
-            self.hull = visual_hull(given, self.field.config.half_extent, CELLS)
         self.total = self._steps_before(len(self.rounds) - 1) + self.rounds[-1].end
         self._cond: Any = None  # of all cameras, once a round asks for it
         saved = job.load() or {"round": 0, "pictures": None, "fit": None}
@@ -257,7 +286,7 @@ class FitRounds:
 
     def _new_fitter(self) -> FieldFitter:
         fit, generator = self.rounds[self.number].fit, stream_generator(self.job.seed, FIT_STREAM)
-        return FieldFitter(self.field, **vars(self._targets()), hull=self.hull, config=fit, generator=generator)
+        return FieldFitter(self.field, **vars(self._targets()), hull=self.job.hull, config=fit, generator=generator)
 
     @torch.no_grad()
     def _sampled(self, made: Round) -> dict[str, Tensor]:
@@ -325,8 +354,7 @@ def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
     if saved is not None:
         fitter.load_state_dict(saved)
     elif views is not None:  # cancelled, it begins again
-        random = stream_generator(job.seed, GIVEN_STREAM)
-        before = FieldFitter(field, **vars(views), config=given, generator=random)
+        before = FieldFitter(field, **vars(views), config=given, generator=stream_generator(job.seed, GIVEN_STREAM))
         while not before.done:
             before.step()
             left = {FITTING: given.iterations - before.iteration, DENOISING: plan.iterations}
@@ -363,7 +391,8 @@ def distill(
         checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists: the
             run goes on from there and, on a CPU, ends in the same field to the bit.
         views: pictures of the object that exist already, e.g. sampled ones or photos from known cameras. A draft and
-            `fast` fit them at their own size beside their own views, the reference before its first iteration.
+            `fast` fit them at their own size beside their own views, or alone where photos from all round tell more of
+            the shape than the networks; the reference before its first iteration.
         photo_cameras: where the photos were taken from; `fast` fits the accepted ones. Unless given, those that the
             scene's photos were prepared with, else estimates.
 
@@ -391,7 +420,12 @@ def distill(
             photo_cameras=photo_cameras and replace(photo_cameras, cameras=photo_cameras.cameras.detach()),
         )
         plan = config.schedule
-        field = _as_released(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
+        if isinstance(plan, ReferenceSchedule):
+            field = _as_released(job, plan)
+        elif isinstance(views, GivenViews) and job.photos_alone():
+            field = job.fitted_photos(views)
+        else:
+            field = FitRounds(job, plan).finish()
     return field.requires_grad_(False).eval()
 
 

@@ -99,8 +99,7 @@ class ReferenceFitter:
             prepared, shape = self.model.prepare(cond, guidance), (1, *prior.latent_shape)
             posterior, noise = (torch.randn(shape, generator=self.generator, dtype=torch.float32) for _ in range(2))
             options = {"noise": noise, "guidance": guidance, "steps": self.schedule.steps}
-            latents = denoise_latents(prior, prior.encode(rgb, posterior), prepared, index, **options)
-            target = prior.decode(latents)
+            target = prior.decode(denoise_latents(prior, prior.encode(rgb, posterior), prepared, index, **options))
         terms = loss_terms(rgb, opacity, target, self.perceptual)
         weights = term_weights(self.schedule, self.iteration, index)
         loss: Any = sum(weights[name] * value for name, value in terms.items())

@@ -79,8 +79,8 @@ class _Projector:
         self.inner = torch.from_numpy(row * samples + column).view(-1)
         # one channel at a time: a photo of 12 megapixels is never a float tensor as a whole
         side = min(COARSE, samples)
-        small = [interpolate(unit_range(one).float()[None, None], (side, side), mode="area")[0] for one in photo]
-        self.coarse, self.depth = torch.cat(small), depth
+        parts = [interpolate(unit_range(one).float()[None, None], (side, side), mode="area")[0] for one in photo]
+        self.coarse, self.depth = torch.cat(parts), depth
 
     def look(self, points: Tensor, normals: Tensor, coarse: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(M, 3) points and normals -> levelled colour and drift (M, 3), weight (0: not seen) and certainty (M,)."""
@@ -282,4 +282,5 @@ def _mixed(views: Sequence[_Projector], floor: float, points: Tensor, normals: T
     spread = (drifts / total.clamp_min(1e-12)).mean(-1, keepdim=True).sqrt()
     against = change.abs().mean(-1, keepdim=True)
     trusted = (3 - torch.minimum(spread, against) / floor).clamp(0, 1) * sure / sharp.clamp_min(1e-12)
-    return own + trusted * change
+    mixed: Tensor = own + trusted * change
+    return mixed

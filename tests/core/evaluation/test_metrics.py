@@ -93,8 +93,7 @@ def test_boxes_by_hand_and_as_skimage() -> None:
     prediction[..., 10:30, 12:36] = (truth[..., 10:30, 12:36] + 0.1) % 1.0
     cut = (slice(None), slice(None), slice(10, 30), slice(12, 36))
     torch.testing.assert_close(measure_views(prediction, truth, mask)["box_psnr"], psnr(prediction[cut], truth[cut]))
-    generator = torch.Generator().manual_seed(3)
-    truth, prediction = torch.rand(2, 1, 3, 40, 40, generator=generator)
+    truth, prediction = torch.rand(2, 1, 3, 40, 40, generator=torch.Generator().manual_seed(3))
     pair = (prediction[0].double().numpy(), truth[0].double().numpy())
     _, full = structural_similarity(*pair, full=True, **AS_WANG)
     value = measure_views(prediction, truth, _rectangle(40, 8, 20, 10, 33))["box_ssim"]

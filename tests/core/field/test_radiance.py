@@ -89,8 +89,7 @@ def test_renders_that_skip_what_is_not_seen_are_the_same(monkeypatch: pytest.Mon
 
     def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
         asked.append(points.shape[:-1].numel())
-        radius = points.norm(dim=-1)
-        return 300 * (-((radius - 0.2) / 0.012).square()).exp() + 1e-4, 9 * points
+        return 300 * (-((points.norm(dim=-1) - 0.2) / 0.012).square()).exp() + 1e-4, 9 * points
 
     monkeypatch.setattr(field, "_evaluate", evaluate)
     camera, sampling = orbit_cameras(30.0), RaySampling(88, 8)

@@ -40,8 +40,7 @@ def test_centers_targets_and_directions() -> None:
     nearest = (directions @ directions.T - 2 * torch.eye(200)).amax(1).acos()
     assert 0.8 < float(nearest.min() / nearest.max()) <= 1  # an even spread: no two much nearer than others
     # the golden centres are in photo 1's frame: distance from it is what both frames share
-    first = golden_cameras()[0].centers
-    ours = (golden_cameras().centers - first).norm(dim=-1)
+    ours = (golden_cameras().centers - golden_cameras()[0].centers).norm(dim=-1)
     theirs = (golden("cameras")["centers"] - torch.tensor([0.0, 0, -1])).norm(dim=-1)
     assert worst(ours, theirs) < 1e-6
     target = torch.tensor([0.3, -0.2, 0.1])

@@ -68,8 +68,7 @@ def test_dino_distance_is_the_squared_chord_between_keys(pictures: tuple[Tensor,
     network = DinoKeys(DinoConfig(**sizes("dino", DinoConfig))).requires_grad_(False)
     network.load_state_dict(rule_state_dict(golden_shapes("dino")), strict=False)
     distance = dino_distance(network, (4, 4))
-    keys = [network(picture, (4, 4)) for picture in pictures]
-    cosine = F.cosine_similarity(*keys, dim=-1)
+    cosine = F.cosine_similarity(*([network(picture, (4, 4)) for picture in pictures]), dim=-1)
     assert float(distance(*pictures)) == pytest.approx(float((2 - 2 * cosine).mean()), rel=1e-4)
     assert float(distance(pictures[0], pictures[0])) == 0
     picture = pictures[0].clone().requires_grad_()

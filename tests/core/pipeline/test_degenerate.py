@@ -29,8 +29,7 @@ def picture(kind: str) -> Tensor:
 
 @pytest.mark.parametrize(("kind", "count"), [("disc", 6), ("wire", 1), ("full", 1)])
 def test_from_photos_to_a_field_or_a_reason(model: UpFusion, kind: str, count: int) -> None:
-    views = prepare_views([picture(kind)] * count, size=tiny_training.SIZE)
-    scene = model.encode(views)
+    scene = model.encode(prepare_views([picture(kind)] * count, size=tiny_training.SIZE))
     assert_finite(scene.tokens)
     assert_finite(model.predict(scene, orbit_cameras([0, 180]), 8))
     text = (torch.zeros(77, tiny_training.WIDTH),) * 2

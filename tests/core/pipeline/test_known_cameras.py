@@ -374,8 +374,7 @@ def test_the_cameras_that_a_run_writes_come_back_to_the_bit(tmp_path: Path) -> N
         path = tmp_path / "photo_cameras.json"
         path.write_text(json.dumps(written := written_cameras(found, sources)), encoding="utf-8")
         assert [entry["status"] for entry in written["photos"]] == statuses
-        known = load_photo_cameras(path, photos)
-        again = known.of_squares(sources)
+        again = load_photo_cameras(path, photos).of_squares(sources)
         for name in ("camera_to_world", "focal", "principal"):
             assert torch.equal(getattr(again.cameras, name), getattr(cameras, name)), name
         assert torch.equal(again.accepted, found.accepted)

@@ -293,8 +293,7 @@ def test_masks_and_coverage_by_hand() -> None:
     rgb[1] -= darkness  # one channel suffices
     assert torch.allclose(estimate_mask(rgb)[0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]), atol=1e-5)
     # A row of grey 0.5 that covers 30 % of a pixel, two whole ones, one that is darker, and 80 % of the last
-    row = torch.tensor([1.0, 1.0, 0.85, 0.5, 0.5, 0.0, 0.5, 0.5, 0.6, 1.0, 1.0])
-    rgb = row.expand(3, 1, -1)
+    rgb = torch.tensor([1.0, 1.0, 0.85, 0.5, 0.5, 0.0, 0.5, 0.5, 0.6, 1.0, 1.0]).expand(3, 1, -1)
     assert estimate_mask(rgb).flatten().tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0]
     expected = [0, 0, 0.3, 1, 1, 1, 1, 1, 0.8, 0, 0]  # the dark pixel within lies too far from the outside to matter
     assert estimate_coverage(rgb).flatten().tolist() == pytest.approx(expected, abs=1e-6)

@@ -139,8 +139,7 @@ def test_a_saved_mesh_looks_like_its_field(tmp_path: Path, texture_size: int | N
     """Read back and rasterised, against the field's own renders: the right way up, the right colours."""
     density, stripes = torus(peak=1500.0, softness=0.002), lambda points: 0.5 + 0.4 * torch.sin(points * 25)
     field = AnalyticField(density, color=stripes)
-    mesh = extract_mesh(field, 64, texture_size=texture_size)
-    mesh.save(tmp_path / "mesh.glb")
+    extract_mesh(field, 64, texture_size=texture_size).save(tmp_path / "mesh.glb")
     cameras = orbit_cameras([30.0, 200.0], [25.0, -40.0])
     seen = rasterise(read_surface(tmp_path / "mesh.glb"), cameras, 64, supersampling=2)
     rays = render_views(field, field.aabb, cameras, 128, sampling=RaySampling(64, 32))

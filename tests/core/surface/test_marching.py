@@ -34,8 +34,7 @@ def _torus(size: int, ring: float, tube: float) -> Tensor:
 def _triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 9), each triangle turned so that its least corner leads, in ascending order."""
     corners = np.round(vertices[faces].astype(np.float64), 3)
-    keys = corners @ [1e8, 1e4, 1.0]
-    lead = keys.argmin(1)
+    lead = (corners @ [1e8, 1e4, 1.0]).argmin(1)
     turned = np.stack([corners[np.arange(len(faces)), (lead + step) % 3] for step in range(3)], axis=1).reshape(-1, 9)
     return turned[np.lexsort(turned.T)]
 

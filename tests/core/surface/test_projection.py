@@ -144,8 +144,7 @@ def test_photos_from_elsewhere_than_their_cameras_say_do_no_harm() -> None:
             made = project_photos(own, photos, turned(cameras, degrees), masks=masks, size=256)
             assert made.texture is not None
             shown = grid_sample(made.texture[None], place[None, None], align_corners=False)[0, :, 0].T
-        inner = (place.abs() < 0.95).all(-1)
-        return float((shown - surface.colors)[inner].square().mean())
+        return float((shown - surface.colors)[(place.abs() < 0.95).all(-1)].square().mean())
 
     before = error(None)
     assert error(2.0) < before / 2

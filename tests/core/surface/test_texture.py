@@ -25,8 +25,7 @@ def _covered(triangles: Tensor, size: int, most: int = 10**6) -> tuple[Tensor, T
 
 
 def test_texels_by_hand() -> None:
-    triangle = torch.tensor([[[0.0, 0], [4, 0], [0, 4]]], dtype=torch.float64)
-    _, texel, weights = _covered(triangle, 5)
+    _, texel, weights = _covered(torch.tensor([[[0.0, 0], [4, 0], [0, 4]]], dtype=torch.float64), 5)
     # centres (x + ½, y + ½) with x + y + 1 <= 4
     assert sorted(texel.tolist()) == [0, 1, 2, 3, 5, 6, 7, 10, 11, 15]
     torch.testing.assert_close(weights.sum(1), torch.ones(10, dtype=torch.float64))
@@ -70,8 +69,7 @@ def test_what_a_surface_shows_through_fog_and_softness() -> None:
         return torch.where(points[..., 2:] < 0, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 1]))
 
     field = AnalyticField(lambda points: torch.where(points[..., 2] < 0, 2000.0, 1.0), color=color)
-    look = SurfaceColor(field, 0.005, Chunk(100, "point"))
-    seen = look.colors(SQUARE * 0.1, UPWARD)
+    seen = SurfaceColor(field, 0.005, Chunk(100, "point")).colors(SQUARE * 0.1, UPWARD)
     torch.testing.assert_close(seen, torch.tensor([[1.0, 0, 0]]).expand(4, 3), atol=0.02, rtol=0)
 
     # density 100 below z = 0, red to 0.01 deep and green below: 1/e of the light gets to the green

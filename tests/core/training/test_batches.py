@@ -241,8 +241,7 @@ def test_rays_through_points() -> None:
     rays, colors = query_rays(batch, uniform, 1.0)
     keep, views = slice(1, 2), slice(2, 4)
     mine = (getattr(batch, name)[keep] for name in ("photos", "references", "targets", "target_masks"))
-    one = TrainingBatch(*mine, batch.cameras[views])
-    alone, _ = query_rays(one, uniform[views], 1.0)
+    alone, _ = query_rays(TrainingBatch(*mine, batch.cameras[views]), uniform[views], 1.0)
     torch.testing.assert_close(alone[0], rays[1])
     inside = batch.targets[0, 0][:, batch.target_masks[0, 0, 0] > 0.5]
     assert float(colors[0].min()) >= float(inside.min()) - 1e-4
