@@ -31,8 +31,7 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_language_has_all_keys_and_says_something_else(node_classes: dict[str, Any], language: str) -> None:
-    text = (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
-    told = leaves(json.loads(text))
+    told = leaves(json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")))
     wanted = leaves({node_id: english(node.GET_SCHEMA()) for node_id, node in node_classes.items()})
     assert told.keys() == wanted.keys()
     for path, words in told.items():

@@ -103,8 +103,7 @@ def test_a_mesh_of_another_program_is_laid_where_the_photos_show_it(
 
     def register(asset: Any, photos: Any, known: Any) -> Any:
         told.append(known)
-        moved = replace(asset, vertices=asset.vertices + 1)
-        return SimpleNamespace(mesh=moved, report=lambda: "turned")
+        return SimpleNamespace(mesh=replace(asset, vertices=asset.vertices + 1), report=lambda: "turned")
 
     monkeypatch.setattr(core, "register_mesh", register)
     laid, report = run_node("UpFusionRegisterMesh", mesh=mesh, views=views)

@@ -33,8 +33,7 @@ def test_cells_neighbours_and_memory_by_hand() -> None:
 def test_what_is_hidden_and_where_is_looked() -> None:
     grid = OccupancyGrid(BOX, 8)
     grid.update(lambda points: 10.0 * (points[:, 0] > 0).float())  # 4 of 8 cells; the first of them may be half full
-    along = torch.linspace(-0.9375, 0.9375, 16)
-    ray = torch.stack([along, torch.zeros(16), torch.zeros(16)], dim=-1)[None]
+    ray = torch.stack([torch.linspace(-0.9375, 0.9375, 16), torch.zeros(16), torch.zeros(16)], dim=-1)[None]
     for length, expected in ((0.125, 16), (2.0, 11)):
         # from x = 0.25 on each sample takes 10·length of depth; 7 hides what follows; x < -0.25 is empty
         seen = grid(ray, torch.full((1, 16), length))[0]

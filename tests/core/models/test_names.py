@@ -22,8 +22,7 @@ def manifest(request: pytest.FixtureRequest) -> tuple[DiffusionConfig, VaeConfig
     if request.param == "full":
         return DiffusionConfig(), VaeConfig(), golden_shapes("upfusion2d_full")
     small = {**golden_shapes("diffusion"), **golden_shapes("vae")}
-    diffusion = DiffusionConfig(**sizes("diffusion", DiffusionConfig))
-    return diffusion, VaeConfig(**sizes("vae", VaeConfig)), small
+    return DiffusionConfig(**sizes("diffusion", DiffusionConfig)), VaeConfig(**sizes("vae", VaeConfig)), small
 
 
 def test_names_and_shapes_and_the_conversion_of_diffusers(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:

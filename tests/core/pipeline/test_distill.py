@@ -111,8 +111,7 @@ def test_painted_batches_and_found_cameras_are_not_made_again(
     """Three steps of the fit, then three batches of two: a crash in the third leaves two of them."""
     search = Mock(side_effect=distill.estimate_photo_cameras)
     monkeypatch.setattr(distill, "estimate_photo_cameras", search)
-    schedule = replace(SCHEDULES["fast"], all_photos=True)
-    config, steps = tiny("fast", batch_size=1, schedule=schedule), []
+    config, steps = tiny("fast", batch_size=1, schedule=replace(SCHEDULES["fast"], all_photos=True)), []
     whole = model.distill(scene, config, seeded())
     with pytest.raises(ZeroDivisionError):  # nothing is saved for it
         model.distill(scene, config, seeded(), lambda step, *_: steps.append(step) or 1 / (8 - step), path)

@@ -31,8 +31,7 @@ def silhouettes(cameras: Cameras, points: Tensor, sizes: Tensor, side: int = 96)
 
 
 def scene_of(model: UpFusion, masks: Tensor, elevation: float = ELEVATIONS[0]) -> SceneEncoding:
-    rgb = 1 - 0.5 * masks.expand(-1, 3, -1, -1)
-    views = InputViews(rgb, masks, torch.full((len(masks), 2), 4.5))
+    views = InputViews((1 - 0.5 * masks.expand(-1, 3, -1, -1)), masks, torch.full((len(masks), 2), 4.5))
     return model.encode(views, reference_elevation_degrees=elevation)
 
 
@@ -80,8 +79,7 @@ def test_photo_1s_elevation_is_found_where_all_silhouettes_have_one_horizon(mode
 
 
 def test_of_many_photos_six_are_seen_and_the_others_are_found_beside_photo_1(model: UpFusion) -> None:
-    true = orbit_cameras((*AZIMUTHS, 100.0, 200.0), (*ELEVATIONS, 15.0, 30.0))
-    masks = silhouettes(true, CHAIR, SIZES)
+    masks = silhouettes(orbit_cameras((*AZIMUTHS, 100.0, 200.0), (*ELEVATIONS, 15.0, 30.0)), CHAIR, SIZES)
     masks[2] = masks[2].roll(2, dims=1)  # a lens whose middle is 2 of 48 lower
     views = choose_views(scene_of(model, masks).views, [1, 2, 3, 4, 5, 6])
     scene = model.encode(views, reference_elevation_degrees=ELEVATIONS[0])

@@ -155,8 +155,7 @@ def test_every_scheduler_reaches_the_picture_when_the_noise_is_known(name: str) 
         pytest.importorskip("torchsde")
     scheduler = make_scheduler(name, 20)
     x0 = torch.tensor([[[[0.7]]]]).expand(1, 4, 8, 8)
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, timestep)
         alpha = alphas_cumprod()[min(round(float(timestep)), 999)]

@@ -29,8 +29,7 @@ def mesh(*squares: tuple[Tensor, Tensor]) -> MeshAsset:
     share = 1 / len(squares)
     unit = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * torch.tensor([share, 1.0])
     uvs = torch.cat([unit + torch.tensor([share * index, 0]) for index in range(len(squares))])
-    colors = torch.full_like(vertices, GRAY)
-    return MeshAsset(vertices, faces, colors, uvs, torch.full((3, 1, 1), GRAY))
+    return MeshAsset(vertices, faces, torch.full_like(vertices, GRAY), uvs, torch.full((3, 1, 1), GRAY))
 
 
 def front(x: float = 0.0, focal: float = 4.0) -> Cameras:

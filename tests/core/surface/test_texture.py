@@ -48,8 +48,7 @@ def test_texels_against_brute_force(most: int) -> None:
     sides = torch.stack([side(a, b), side(b, c), side(c, a)])
     inside = (sides > 0).all(0) | (sides < 0).all(0)
     assert set(zip(face.tolist(), texel.tolist(), strict=True)) == {tuple(pair) for pair in inside.nonzero().tolist()}
-    places = (weights[..., None] * triangles[face]).sum(1)
-    torch.testing.assert_close(places, centers[0, texel].double())
+    torch.testing.assert_close((weights[..., None] * triangles[face]).sum(1), centers[0, texel].double())
 
 
 def test_a_square_is_baked_the_right_way_up() -> None:
@@ -113,8 +112,7 @@ def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch
         distances = (places - torch.tensor([row, column])).norm(dim=1)
         nearest = places[distances == distances.min()].long()  # several may be as near
         assert any(torch.equal(found[:, row, column], texture[:, y, x]) for y, x in nearest.tolist())
-    mean = texture[:, covered].mean(1)
-    torch.testing.assert_close(found[:, 25:], mean[:, None, None].expand(3, 15, 20))
+    torch.testing.assert_close(found[:, 25:], texture[:, covered].mean(1)[:, None, None].expand(3, 15, 20))
 
 
 def test_waiting_for_xatlas() -> None:

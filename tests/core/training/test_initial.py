@@ -139,8 +139,7 @@ def test_stable_diffusion_in_diffusers_layout(networks: Networks, tmp_path: Path
     assert same_weights(networks.vae, found.vae)
     assert found.controlnet.zero_convs[0][0].weight.eq(0).all()
     torch.testing.assert_close(found.controlnet.time_embed[0].weight, networks.unet.time_embedding.linear_1.weight)
-    expected = sd.encode_tokens(text_encoder(), sd.tokenize(sd.DEFAULT_PROMPT))[0]
-    torch.testing.assert_close(text[0], expected)
+    torch.testing.assert_close(text[0], sd.encode_tokens(text_encoder(), sd.tokenize(sd.DEFAULT_PROMPT))[0])
 
 
 def test_half_precision_and_parts(networks: Networks, tmp_path: Path) -> None:
