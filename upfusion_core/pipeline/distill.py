@@ -161,6 +161,7 @@ class Distillation:
 
     def fitted_photos(self, views: GivenViews) -> RadianceField:
         """A field of the caller's photos alone; broken off, it begins again."""
+
         def tell(done: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             self.on_step(Step(done, "the photos alone", FITTING, {FITTING: total - done}), total, preview)
 
