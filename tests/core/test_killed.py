@@ -144,7 +144,8 @@ def in_folder(told: list[str], folder: Path) -> list[str]:
     if told[0] == "distill":
         folder.mkdir(exist_ok=True)
         return [*told, str(folder)]
-    return [*told, "-o", str(folder), *(["--resume"] if (folder / "run.json").exists() else [])]
+    again = ["--resume"] if (folder / "run.json").exists() else []
+    return [*told, "-o", str(folder), *again]
 
 
 def content(folder: Path) -> dict[str, bytes]:

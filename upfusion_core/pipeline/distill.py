@@ -138,13 +138,13 @@ class Distillation:
     @cached_property
     def hull(self) -> Tensor | None:
         """What the silhouettes of the caller's photos leave of the field's box; None where anything may be."""
-        extent = self.new_field().config.half_extent
-        return visual_hull(self.views, extent, CELLS) if self.views is not None and self.silhouettes else None
+        if self.views is None or not self.silhouettes:
+            return None
+        return visual_hull(self.views, self.new_field().config.half_extent, CELLS)
 
     @torch.no_grad()
     def photos_alone(self) -> bool:
-        """Whether the caller's photos tell more of the shape than the networks, whose silhouettes differ from the hull
-        too much; of photos from all round the hull is right sooner (docs/true_pixels.md has the measures)."""
+        """Whether the photos' hull tells more of the shape than the networks (measures: docs/true_pixels.md)."""
         if self.views is None or self.hull is None:
             return False
         extent, cameras = self.new_field().config.half_extent, distill_cameras(self.scene, self.config, self.seed)

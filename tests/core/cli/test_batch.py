@@ -128,7 +128,7 @@ def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path:
     photo(jobs / "masked" / "b.png")
     photo(jobs / "masked" / "a.png")
     Image.new("L", (32, 32), 0).save(jobs / "masked" / "a_mask.png")
-    result = upfusion(*("batch", jobs, "-o", out, "-m", tiny, "--workers", 2, *SMALL))
+    result = upfusion("batch", jobs, "-o", out, "-m", tiny, "--workers", 2, *SMALL)
     assert result.exit_code == 3, result.output
     assert result.stderr.splitlines()[-1].startswith("2 of 4 objects failed; ")
     rows = index(out)

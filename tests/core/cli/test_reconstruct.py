@@ -20,6 +20,7 @@ from upfusion_core.cli.reconstruct import distill_config, sampled_by
 from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig
 from upfusion_core.config.options import Folder, Photos, Reconstruct, Sampler, Surface
 from upfusion_core.support.images import labelled_sheet
+from upfusion_core.surface import projection
 
 MESHES = ["mesh.glb", "mesh.stl"]
 SMALL = (
@@ -106,6 +107,7 @@ def test_given_cameras(
     stored["photos"][1] |= {"status": "given", "reason": ""}
     (tmp_path / "given.json").write_text(json.dumps(stored))
     arguments = (*command, "--views", 0, "--format", "glb", "--photo-cameras")
+    monkeypatch.setattr(projection, "_gates", lambda colors, *_: [1.0] * len(colors))  # random weights fit no photo
     painted = Mock(wraps=reconstruct.project_photos)
     monkeypatch.setattr(reconstruct, "project_photos", painted)
     done(*arguments, tmp_path / "given.json", "-o", tmp_path / "given")
@@ -115,6 +117,7 @@ def test_given_cameras(
     done(*arguments, tmp_path / "given/photo_cameras.json", "--no-photo-texture")
     assert same_fields(tmp_path / "given", tmp_path / "out")
     assert painted.call_count == 1
+    assert (tmp_path / "given/mesh.glb").read_bytes() != (tmp_path / "out/mesh.glb").read_bytes()
 
 
 def test_export_of_a_run(whole: Path, photos: list[Path], tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def test_importance_samples() -> None:
     torch.testing.assert_close(found, torch.tensor([[1.25, 1.75]]), atol=1e-3, rtol=0)
     torch.testing.assert_close(importance_distances(by_hand, torch.zeros(1, 3), 3), torch.tensor([[0.5, 1.5, 2.5]]))
     edges = torch.linspace(0, 1, 65).expand(1, -1)
-    weights = torch.exp(-((((edges[:, 1:] + edges[:, :-1]) / 2) - 0.3) ** 2) / (2 * 0.05**2)).requires_grad_()
+    middles = (edges[:, 1:] + edges[:, :-1]) / 2
+    weights = torch.exp(-((middles - 0.3) ** 2) / (2 * 0.05**2)).requires_grad_()
     found = importance_distances(edges, weights, 4000, torch.Generator().manual_seed(0))
     assert not found.requires_grad
     assert abs(float(found.mean()) - 0.3) < 1e-3

@@ -25,7 +25,8 @@ def network() -> DinoKeys:
 def images() -> Tensor:
     seed = zlib.crc32(b"input:views")
     noise = np.random.RandomState(seed).standard_normal((2, 3, 256, 256)).astype(np.float32)
-    return ((6 * F.avg_pool2d((0.5 * torch.from_numpy(noise)).clamp(-1, 1), 9, 1, 4)).clamp(-1, 1) + 1) / 2
+    views = F.avg_pool2d((0.5 * torch.from_numpy(noise)).clamp(-1, 1), 9, 1, 4)
+    return ((6 * views).clamp(-1, 1) + 1) / 2
 
 
 def test_preprocessing_and_keys_of_the_release(network: DinoKeys, images: Tensor) -> None:

@@ -31,7 +31,7 @@ def silhouettes(cameras: Cameras, points: Tensor, sizes: Tensor, side: int = 96)
 
 
 def scene_of(model: UpFusion, masks: Tensor, elevation: float = ELEVATIONS[0]) -> SceneEncoding:
-    views = InputViews((1 - 0.5 * masks.expand(-1, 3, -1, -1)), masks, torch.full((len(masks), 2), 4.5))
+    views = InputViews(1 - 0.5 * masks.expand(-1, 3, -1, -1), masks, torch.full((len(masks), 2), 4.5))
     return model.encode(views, reference_elevation_degrees=elevation)
 
 

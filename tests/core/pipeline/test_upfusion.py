@@ -30,7 +30,8 @@ def model(small_weights: Path) -> UpFusion:
 @pytest.fixture(scope="module")
 def golden_model() -> UpFusion:
     kinds = {"upsrt": UpSRTConfig, "dino": DinoConfig, "diffusion": DiffusionConfig, "vae": VaeConfig}
-    model = UpFusion({**({name: sizes(name, kind) for name, kind in kinds.items()}), "image_size": 128})
+    sections = {name: sizes(name, kind) for name, kind in kinds.items()}
+    model = UpFusion({**sections, "image_size": 128})
     model.upsrt.load_state_dict(rule_state_dict(golden_shapes("upsrt")))
     weights = rule_state_dict(golden_shapes("diffusion"))
     names = unet_names(model.config.diffusion, model.unet.state_dict())

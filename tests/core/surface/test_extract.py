@@ -144,7 +144,8 @@ def test_a_saved_mesh_looks_like_its_field(tmp_path: Path, texture_size: int | N
     seen = rasterise(read_surface(tmp_path / "mesh.glb"), cameras, 64, supersampling=2)
     rays = render_views(field, field.aabb, cameras, 128, sampling=RaySampling(64, 32))
     truth, opacity = avg_pool2d(rays.rgb, 2), avg_pool2d(rays.opacity, 2)
-    error = (seen.rgb - truth)[((seen.opacity > 0.99) & (opacity > 0.99)).expand_as(truth)].square().mean()
+    inside = ((seen.opacity > 0.99) & (opacity > 0.99)).expand_as(truth)
+    error = (seen.rgb - truth)[inside].square().mean()
     assert -10 * math.log10(float(error)) > 28
     met, solid = seen.opacity > 0.5, opacity > 0.5
     assert float((met & solid).sum() / (met | solid).sum()) > 0.97

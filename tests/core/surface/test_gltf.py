@@ -124,7 +124,7 @@ def test_trees_instances_strips_and_fans(tmp_path: Path) -> None:
     given = {"TRANSLATION": "@move", "ROTATION": "@turn", "SCALE": "@size"}
     nodes = [{"mesh": 0, "extensions": {"EXT_mesh_gpu_instancing": {"attributes": given}}}]
     surface = read(tmp_path, places, changes={"turn": {"normalized": True}}, nodes=nodes)
-    close(surface.vertices, SQUARE.tolist() + ([[5 - 2 * y, 2 * x, 2 * z] for x, y, z in SQUARE.tolist()]))
+    close(surface.vertices, SQUARE.tolist() + [[5 - 2 * y, 2 * x, 2 * z] for x, y, z in SQUARE.tolist()])
     hidden = {"mesh": 0, "extensions": {"KHR_node_visibility": {"visible": False}}}
     surface = read(tmp_path, nodes=[{"mesh": 0}, hidden], scenes=[{"nodes": [0, 1]}])
     assert len(surface.faces) == 2
