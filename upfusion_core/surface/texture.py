@@ -203,9 +203,9 @@ def texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Te
 
 
 def dilate(texture: Tensor, covered: Tensor, report: OnProgress) -> None:
-    """Gives texels of (3, H, W) that are not `covered` (H, W) the nearest covered one's colour, strip by strip."""
+    """Gives texels of (3, H, W), 0 where not `covered` (H, W), the nearest covered one's colour, strip by strip."""
     height, width = covered.shape
-    mean = functools.cache(lambda: torch.stack([channel[covered].mean() for channel in texture]).nan_to_num())
+    mean = texture.sum((1, 2)) / covered.sum().clamp_min(1)  # for those that have none near
     rows = max(STRIP // width, MARGIN)
     for top in range(0, height, rows):
         first, last = max(top - MARGIN, 0), min(top + rows + MARGIN, height)
@@ -216,5 +216,5 @@ def dilate(texture: Tensor, covered: Tensor, report: OnProgress) -> None:
             row, column = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
             strip.copy_(near[:, torch.from_numpy(row[inner]).long(), torch.from_numpy(column[inner]).long()])
         else:
-            strip.copy_(mean()[:, None, None].expand_as(strip))
+            strip.copy_(mean[:, None, None].expand_as(strip))
         report(top / height)

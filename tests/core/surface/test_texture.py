@@ -102,7 +102,7 @@ def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch
     generator = torch.Generator().manual_seed(4)
     covered = torch.rand(40, 20, generator=generator) < 0.15
     covered[15:] = False
-    texture = torch.rand(3, 40, 20, generator=generator)
+    texture = torch.rand(3, 40, 20, generator=generator) * covered
     places, found = covered.nonzero().double(), texture.clone()
     shares: list[float] = []
     texture_module.dilate(found, covered, shares.append)
