@@ -31,7 +31,7 @@ from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
 from ..support.weights import read_saved
 from ..types import REFERENCE_FOCAL, Cameras, GivenViews, NovelViews, OnStep, PhotoCameras, SceneEncoding, Step
-from .given_views import CELLS, FittedPictures, fit_views, fitted_pictures, given_photos, visual_hull
+from .given_views import CELLS, FittedPictures, fitted_pictures, given_photos, visual_hull
 from .novel_views import ViewSynthesizer
 from .photos import estimate_coverage
 from .pose import estimate_photo_cameras
@@ -91,12 +91,16 @@ class Distillation:
     silhouettes: bool  # whether those of the views may be trusted
     photo_cameras: PhotoCameras | None
 
+    @property
+    def extent(self) -> float:
+        """Half the side of the field's box, in scene units."""
+        return self.config.field.half_extent * reference_distance(self.scene.reference)
+
     def new_field(self, pixels: float = 1.0) -> RadianceField:
         """The field before any fitting, its cells no smaller than `pixels` of the model's pictures at the object,
         or than those of the finest picture that was given."""
         config, unit = self.config.field, reference_distance(self.scene.reference)
-        if unit != 1:
-            config = replace(config, half_extent=config.half_extent * unit, blob_sigma=config.blob_sigma * unit)
+        config = replace(config, half_extent=self.extent, blob_sigma=config.blob_sigma * unit)
         cell = unit * pixels * 2 / REFERENCE_FOCAL / self.model.image_size
         config = config.no_finer_than(cell)
         if self.views is not None and self.views.pixel < cell:
@@ -140,17 +144,17 @@ class Distillation:
         """What the silhouettes of the caller's photos leave of the field's box; None where anything may be."""
         if self.views is None or not self.silhouettes:
             return None
-        return visual_hull(self.views, self.new_field().config.half_extent, CELLS)
+        return visual_hull(self.views, self.extent, CELLS)
 
     @torch.no_grad()
     def photos_alone(self) -> bool:
         """Whether the photos' hull tells more of the shape than the networks (measures: docs/true_pixels.md)."""
         if self.views is None or self.hull is None:
             return False
-        extent, cameras = self.new_field().config.half_extent, distill_cameras(self.scene, self.config, self.seed)
+        cameras = distill_cameras(self.scene, self.config, self.seed)
         rgb = self.model.predict(self.scene, cameras, 32, pixel_centers=True).cpu()
         made = torch.stack([estimate_coverage(picture) > 0.5 for picture in rgb])
-        points = ((self.hull == 1).nonzero() + 0.5) * (2 * extent / CELLS) - extent
+        points = ((self.hull == 1).nonzero() + 0.5) * (2 * self.extent / CELLS) - self.extent
         left = torch.zeros_like(made)
         for camera, picture in zip(cameras, left, strict=True):
             column, row = ((1 - project(points, camera)[0]) * 16).long().clamp(0, 31).unbind(-1)
@@ -158,15 +162,6 @@ class Distillation:
         towards = normalize(self.views.cameras.centers, dim=-1)
         sides = 1 + (len(towards) - 1) * (1 - float(towards.mean(0).square().sum()))
         return float((made & left).sum() / (made | left).sum()) < 1 - 1.8 / sides**2
-
-    def fitted_photos(self, views: GivenViews) -> RadianceField:
-        """A field of the caller's photos alone; broken off, it begins again."""
-
-        def tell(done: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            self.on_step(Step(done, "the photos alone", FITTING, {FITTING: total - done}), total, preview)
-
-        random = stream_generator(self.seed, GIVEN_STREAM)
-        return fit_views(views, field=self.new_field(), generator=random, on_step=tell)
 
     def fit(self, fitter: FieldFitter | ReferenceFitter, end: int, state: State, tell: Callable[[], None]) -> None:
         """Steps until iteration `end`, each told; the state is saved now and then, and where a step is broken off."""
@@ -211,14 +206,16 @@ class Round(NamedTuple):
 
 class FitRounds:
     """The rounds of a draft or `fast`: the `number` of the one that is fitted, its sampled `pictures`, if any, and as
-    many batches of the next round's as are `painted`."""
+    many batches of the next round's as are `painted`. One round of the caller's photos `alone` where they tell more."""
 
     def __init__(self, job: Distillation, plan: DraftSchedule | FastSchedule) -> None:
         make_scheduler(plan.scheduler, plan.steps)  # a wrong one is said before any fit
         self.job, self.plan, self.field = job, plan, job.new_field()
         cameras = distill_cameras(job.scene, job.config, job.seed)
-        if isinstance(plan, DraftSchedule):  # fits predictions, then sampled views
-            self.fast = FastSchedule(agreement=0.0, photo_weight=0.0)
+        self.alone, self.fast = job.photos_alone(), FastSchedule(agreement=0.0, photo_weight=0.0)
+        if self.alone:
+            self.rounds = [Round(cameras[:0], FitConfig.views(), FitConfig.views().iterations)]
+        elif isinstance(plan, DraftSchedule):  # fits predictions, then sampled views
             count, first, second = plan.predicted_cameras, plan.predicted_fit, plan.sampled_fit
             seeds = tuple((job.seed + index) % 2**64 for index in range(plan.sampled_cameras))
             self.rounds = [Round(cameras[:count], first, first.iterations)]
@@ -278,7 +275,8 @@ class FitRounds:
     def _tell(self, done: int, to_paint: int, kind: str, preview: Callable[[], Tensor] | None) -> None:
         """Calls the hook after a step of the kind; so many that paint are still to come."""
         number, left = self.number + (kind == PAINTING), {PAINTING: to_paint, FITTING: self.total - done - to_paint}
-        phase = f"round {number} of {len(self.rounds) - 1}, {kind}" if number else "predictions"
+        first = "the photos alone" if self.alone else "predictions"
+        phase = f"round {number} of {len(self.rounds) - 1}, {kind}" if number else first
         self.job.on_step(Step(done, phase, kind, left), self.total, preview)
 
     def _steps_before(self, number: int) -> int:
@@ -324,6 +322,8 @@ class FitRounds:
         own size, which count as much as all others together if those are more."""
         job, made, given = self.job, self.rounds[self.number], self.job.views
         photos, size, weight = job.scene.views, job.model.image_size, self.fast.photo_weight
+        if self.alone and given is not None:
+            return given
         if self.pictures is None:
             rgb = job.model.predict(job.scene, made.cameras, self.plan.predicted_size, pixel_centers=True)
             parts = [targets_on_white(made.cameras, rgb)]
@@ -422,12 +422,7 @@ def distill(
             photo_cameras=photo_cameras and replace(photo_cameras, cameras=photo_cameras.cameras.detach()),
         )
         plan = config.schedule
-        if isinstance(plan, ReferenceSchedule):
-            field = _as_released(job, plan)
-        elif isinstance(views, GivenViews) and job.photos_alone():
-            field = job.fitted_photos(views)
-        else:
-            field = FitRounds(job, plan).finish()
+        field = _as_released(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
     return field.requires_grad_(False).eval()
 
 

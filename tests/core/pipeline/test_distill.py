@@ -192,7 +192,7 @@ def test_silhouettes_bound_the_field(model: UpFusion, scene: SceneEncoding, monk
 
 
 def test_photos_that_tell_more_than_the_networks_are_fitted_alone(
-    model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch
+    model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ball of radius 0.1 from three sides: the networks see it, or nothing; one photo tells too little."""
 
@@ -200,17 +200,20 @@ def test_photos_that_tell_more_than_the_networks_are_fitted_alone(
         axis = (torch.arange(size) + 0.5) * 2 / size - 1
         return (axis.square() + axis[:, None].square() < radius**2).float()
 
-    alone = Mock(return_value=RadianceField(FIELD, generator=seeded()))
-    monkeypatch.setattr(distill, "fit_views", alone)
-    for sides, radius, times in ((3, 0.45, 0), (3, 0.0, 1), (1, 0.0, 0)):
+    monkeypatch.setattr(FitConfig, "views", lambda: FIT)
+    for sides, radius, alone in ((3, 0.45, False), (1, 0.0, False), (3, 0.0, True)):
         monkeypatch.setattr(
             model, "predict", lambda _, at, size, r=radius, **__: (1 - disc(size, r)).expand(len(at), 3, -1, -1)
         )
         cameras, mask = orbit_cameras([120.0 * side for side in range(sides)]), disc(64, 0.45)
         views = GivenViews([(1 - mask).expand(3, -1, -1)] * sides, cameras, [mask] * sides)
-        model.distill(scene, tiny("draft"), seeded(), views=views)
-        assert alone.call_count == times
-        alone.reset_mock()
+        phases: list[str] = []
+        field = model.distill(scene, tiny("draft"), seeded(), lambda step, *_: phases.append(step.phase), views=views)
+        assert ("the photos alone" in phases) == alone
+    assert phases == ["the photos alone"] * FIT.iterations
+    with pytest.raises(InterruptedError):
+        model.distill(scene, tiny("draft"), seeded(), stop_at(2), path, views=views)
+    assert same(field, model.distill(scene, tiny("draft"), seeded(), checkpoint=path, views=views))
 
 
 def test_states_of_others(model: UpFusion, scene: SceneEncoding, path: Path) -> None:
