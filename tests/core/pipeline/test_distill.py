@@ -201,13 +201,14 @@ def test_photos_that_tell_more_than_the_networks_are_fitted_alone(
         return (axis.square() + axis[:, None].square() < radius**2).float()
 
     monkeypatch.setattr(FitConfig, "views", lambda: FIT)
+    phases: list[str] = []
     for sides, radius, alone in ((3, 0.45, False), (1, 0.0, False), (3, 0.0, True)):
         monkeypatch.setattr(
             model, "predict", lambda _, at, size, r=radius, **__: (1 - disc(size, r)).expand(len(at), 3, -1, -1)
         )
         cameras, mask = orbit_cameras([120.0 * side for side in range(sides)]), disc(64, 0.45)
         views = GivenViews([(1 - mask).expand(3, -1, -1)] * sides, cameras, [mask] * sides)
-        phases: list[str] = []
+        phases.clear()
         field = model.distill(scene, tiny("draft"), seeded(), lambda step, *_: phases.append(step.phase), views=views)
         assert ("the photos alone" in phases) == alone
     assert phases == ["the photos alone"] * FIT.iterations
