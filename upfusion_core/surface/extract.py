@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -30,7 +31,7 @@ PINHOLE = 0.025  # openings narrower than this share of the object's longest sid
 FULL_SHARE = 0.95  # a field that is dense on more than this share of its box's sides fills the box
 NOTHING_ABOVE = "no density above {:.4g} per scene unit was found: give a lower threshold, or leave it to be chosen"
 SLAB = 24  # layers of cells that are turned into triangles at a time
-AHEAD = 8  # times as many are sent to a GPU at once
+AHEAD = 32  # times as many are sent to a GPU at once
 POINTS, CPU_POINTS = 2**17, 2**14  # asked for at a time: a CPU keeps fewer in caches, and Cancel waits for a call
 
 # parts of the work, in order, and about how long each takes; the last two with a texture only
@@ -229,8 +230,8 @@ def sample_density(
     layers, at_once = [], max(1, AHEAD * chunk.size // math.prod(shape[1:]))
     for first in range(0, shape[0], at_once):
         wanted = torch.ones(min(at_once, shape[0] - first), *shape[1:], dtype=torch.bool)
-        layers.append(_densities(field, low, spacing, first, wanted, chunk).view(wanted.shape))
-        report((first + len(wanted)) / shape[0])
+        looked = partial(report, first / shape[0])
+        layers.append(_densities(field, low, spacing, first, wanted, chunk, looked).view(wanted.shape))
     return torch.cat(layers)
 
 
@@ -260,10 +261,10 @@ def sample_heights(
         wanted = torch.stack([_finer(active[each // step], step, shape) for each in layers])
         block = torch.stack([_finer(inside[each // step], step, shape) for each in layers])
         block = torch.where(block, SPREAD, -SPREAD).float()
-        block[wanted] = height_of(_densities(field, low, spacing, first, wanted, chunk), level)
+        looked = partial(report, begun + (1 - begun) * first / shape[0])
+        block[wanted] = height_of(_densities(field, low, spacing, first, wanted, chunk, looked), level)
         heights[first : index + 1] = block
         first, count = index + 1, 0
-        report(begun + (1 - begun) * first / shape[0])
     return heights
 
 
@@ -308,15 +309,20 @@ def clear(heights: Tensor, keep: float, pinhole: float) -> None:
         heights[index] = torch.where(hidden & (layer < 0), SPREAD, layer)
 
 
-def _densities(field: RadianceField, low: Tensor, spacing: float, first: int, wanted: Tensor, chunk: Chunk) -> Tensor:
-    """Density (N,) on the CPU at the `wanted` (X, Y, Z) samples from layer `first` on; FieldError where not finite."""
+def _densities(
+    field: RadianceField, low: Tensor, spacing: float, at: int, wanted: Tensor, chunk: Chunk, told: Callable[[], None]
+) -> Tensor:
+    """Density (N,) on the CPU at the `wanted` (X, Y, Z) samples from layer `at` on; FieldError where not finite."""
     corners = wanted.nonzero()
     if not len(corners):
         return torch.empty(0, dtype=torch.float32)
-    corners[:, 0] += first
+    corners[:, 0] += at
     corners = corners.to(low.device)  # with the answer's way back all that the host waits for a GPU
-    found = chunk.map(lambda part: field.density(low + spacing * corners[part]), len(corners))
-    density = torch.cat(list(found)).float().cpu()
+    found = []
+    for density in chunk.map(lambda part: field.density(low + spacing * corners[part]), len(corners)):
+        found.append(density)
+        told()
+    density = torch.cat(found).float().cpu()
     if not torch.isfinite(density).all():
         problem = "the field's density is not finite (NaN or infinite), so it has no surface; its fit has diverged"
         raise FieldError(f"{problem}: lower the learning rates, or go back to an earlier checkpoint")

@@ -24,7 +24,7 @@ from .extract import smooth_normals
 from .mesh import MeshAsset
 from .rasterise import rasterise
 from .reading import Surface
-from .texture import FACES, dilate, texels, unwrap
+from .texture import dilate, texels, unwrap
 
 BUFFER = 1536  # side of the largest depth buffer, in samples; memory and time of looking grow with its square
 COARSE = 256  # side of the photos that levels and trust are solved on, in pixels
@@ -32,6 +32,7 @@ LOW = 64  # side of the low band, in cells; about the size of what the photos ar
 SOLVED = 384  # side of the texture that levels and trust are solved on
 BORDER = 0.02  # a photo's weight rises over this share of its side, from outlines and from its border on
 SHARP = 3.0  # power of the weights in the band of detail: the best photo's nearly alone
+FACES = 2**12  # drawn into a depth buffer at a time
 AT_ONCE = 2**21  # texels at a time, times photos
 CONTRARY = 0.1  # colours of two photos that scatter more do not show the same
 LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the photo
@@ -51,7 +52,7 @@ class _Projector:
         self.level = torch.tensor([[1.0], [0.0]]).expand(2, 3)
         samples = min(BUFFER, max(photo.shape[1:]))
         depth = torch.full((samples, samples), torch.inf)
-        for group in mesh.faces.split(FACES // 4):  # a rasteriser holds all the fragments that it looks at
+        for group in mesh.faces.split(FACES):  # a rasteriser holds all the fragments that it looks at
             no_uvs, no_texture = torch.zeros(len(mesh.vertices), 2), torch.full((len(group),), -1)
             bare = Surface(mesh.vertices, group, mesh.vertex_colors, no_uvs, (), no_texture)
             seen = rasterise(bare, camera, samples, supersampling=1)
@@ -166,15 +167,13 @@ def _surface(mesh: MeshAsset, size: int, most: int = AT_ONCE) -> Iterator[tuple[
     assert mesh.texture is not None, "it goes with UVs"
     assert mesh.normals is not None, "see _unwrapped"
     screen = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=-1).double() * size
-    for start in range(0, len(mesh.faces), FACES):
-        group = mesh.faces[start : start + FACES]
-        for face, texel, weights in texels(screen[group], size, most):
-            corners, shares = group[face], weights.float()[..., None]
-            attributes = (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs)
-            points, normals, own, uvs = ((values[corners] * shares).sum(1) for values in attributes)
-            if mesh.texture.shape[-1] > 1:
-                own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1))
-            yield texel, points, normalize(normals, dim=-1), own, (start + int(face[-1]) + 1) / len(mesh.faces)
+    for face, texel, weights in texels(screen[mesh.faces], size, most):
+        corners, shares = mesh.faces[face], weights.float()[..., None]
+        attributes = (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs)
+        points, normals, own, uvs = ((values[corners] * shares).sum(1) for values in attributes)
+        if mesh.texture.shape[-1] > 1:
+            own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1))
+        yield texel, points, normalize(normals, dim=-1), own, (int(face[-1]) + 1) / len(mesh.faces)
 
 
 def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:

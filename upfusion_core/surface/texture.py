@@ -96,7 +96,7 @@ def _attended(work: Callable[[], None], waiting: Callable[[], None]) -> None:
 
 EDGES = (-0.5, 0.25, 1.0, 2.0, 3.5)  # of the parts of a look into the surface, at 0, in units; a crisp one is the first
 TILT_DEGREES, TILTED = 50.0, 3  # besides straight down, it is looked at from so far off its normal, from so many sides
-FACES = 2**14  # that are spread over their texels at a time
+TEXELS = 2**19  # whose colours are asked for at a time
 STRIP = 2**21  # texels that get the nearest covered one's colour at a time
 MARGIN = 32  # rows beyond them where that is looked for
 
@@ -112,17 +112,14 @@ class SurfaceColor:
 
     def colors(self, points: Tensor, normals: Tensor, report: OnProgress = lambda share: None) -> Tensor:
         """(P, 3) points with outward normals -> (P, 3) sRGB: parts count by the light they stop, looks by cosine."""
-        device, tilted = self.field.aabb.device, TILTED if self.oblique else 0
-        weights = torch.tensor([1.0] + [math.cos(math.radians(TILT_DEGREES))] * tilted, dtype=torch.float32)
-        numbers = torch.cat([torch.tensor(EDGES, dtype=torch.float32) * self.unit, weights / weights.sum()])
-        # all that is asked about goes to a GPU at once, and its colours come back at once
-        numbers, places = numbers.to(device), torch.cat([points, normals], dim=-1).to(device)
-        edges, weights = numbers[: len(EDGES)], numbers[len(EDGES) :]
+        edges, weights = self._numbers
         depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
+        # all that is asked about goes to a GPU at once, and its colours come back at once
+        places = torch.cat([points, normals], dim=-1).to(edges.device)
 
         def look(part: slice) -> Tensor:
             middles, outward = places[part].split(3, dim=-1)
-            directions = view_directions(outward, tilted)
+            directions = view_directions(outward, len(weights) - 1)
             along = (middles[:, None, None] - directions[:, :, None] * depths[:, None]).flatten(0, 1)
             stopped = weights_from_density(self.field.density(along).float(), lengths) + 1e-9
             seen = (stopped[..., None] * self.field.color(along).float()).sum(1) / stopped.sum(1, keepdim=True)
@@ -135,6 +132,13 @@ class SurfaceColor:
             done += len(colors)
             report(done / len(points))
         return torch.cat(found).cpu().clamp(0, 1) if found else torch.empty(0, 3, dtype=torch.float32)
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[Tensor, Tensor]:
+        """On the field's device, EDGES in scene units and the weights of the looks."""
+        weights = torch.tensor([1.0] + [math.cos(math.radians(TILT_DEGREES))] * (TILTED if self.oblique else 0))
+        numbers = torch.cat([torch.tensor(EDGES) * self.unit, weights / weights.sum()]).to(self.field.aabb)
+        return numbers[: len(EDGES)], numbers[len(EDGES) :]
 
 
 def view_directions(normals: Tensor, tilted: int) -> Tensor:
@@ -160,45 +164,51 @@ def bake(
     def looked(_: float) -> None:
         report(share)
 
-    for start in range(0, len(faces), FACES):
-        group = faces[start : start + FACES]
-        for face, texel, weights in texels(screen[group], size, look.chunk.size):
-            corners, shares = group[face], weights.float()[..., None]
-            points = (vertices[corners] * shares).sum(1)
-            upward = torch.nn.functional.normalize((normals[corners] * shares).sum(1), dim=-1)
-            texture[:, texel] = look.colors(points, upward, looked).T
-            covered[texel] = True
-            share = 0.95 * (start + int(face[-1]) + 1) / len(faces)
+    for face, texel, weights in texels(screen[faces], size, TEXELS):
+        corners, shares = faces[face], weights.float()[..., None]
+        points = (vertices[corners] * shares).sum(1)
+        upward = torch.nn.functional.normalize((normals[corners] * shares).sum(1), dim=-1)
+        texture[:, texel] = look.colors(points, upward, looked).T
+        covered[texel] = True
+        share = 0.95 * (int(face[-1]) + 1) / len(faces)
     dilate(texture.reshape(3, size, size), covered.reshape(size, size), looked)
     return texture.reshape(3, size, size)
 
 
 def texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The texels whose centres lie in triangles (F, 3, 2): face and texel (M,), weights (M, 3), `most` at a time."""
-    face, row = runs(*sample_range(triangles[..., 1].amin(1), triangles[..., 1].amax(1), size))
-    here = triangles[face]
-    there = here.roll(-1, dims=1)
-    share = ((row + 0.5)[:, None] - here[..., 1]) / (there[..., 1] - here[..., 1])  # of a side, where the row crosses
-    crossing = here[..., 0] + share * (there[..., 0] - here[..., 0])
-    crosses = (share >= 0) & (share <= 1)
-    left, right = (torch.where(crosses, crossing, nowhere) for nowhere in (torch.inf, -torch.inf))
-    first, count = sample_range(left.amin(1), right.amax(1), size)
-    face, row, first, count = (values[count > 0] for values in (face, row, first, count))
-    ends = count.cumsum(0)
-    begin = 0
-    while begin < len(face):
+    top, height = sample_range(triangles[..., 1].amin(1), triangles[..., 1].amax(1), size)
+    for group in _pieces(height, most):
+        face, row = runs(top[group], height[group])
+        face += group.start
+        here = triangles[face]
+        there = here.roll(-1, dims=1)
+        share = ((row + 0.5)[:, None] - here[..., 1]) / (there[..., 1] - here[..., 1])  # of sides, where rows cross
+        crossing = here[..., 0] + share * (there[..., 0] - here[..., 0])
+        crosses = (share >= 0) & (share <= 1)
+        left, right = (torch.where(crosses, crossing, nowhere) for nowhere in (torch.inf, -torch.inf))
+        first, count = sample_range(left.amin(1), right.amax(1), size)
+        face, row, first, count = (values[count > 0] for values in (face, row, first, count))
+        for part in _pieces(count, most):
+            span, column = runs(first[part], count[part])
+            span += part.start
+            point = torch.stack([column + 0.5, row[span] + 0.5], dim=-1)
+            a, b, c = triangles[face[span]].unbind(1)
+            across, along, to = b - a, c - a, point - a
+            area = across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
+            second = (to[:, 0] * along[:, 1] - to[:, 1] * along[:, 0]) / area
+            third = (across[:, 0] * to[:, 1] - across[:, 1] * to[:, 0]) / area
+            weights = torch.stack([1 - second - third, second, third], dim=-1).nan_to_num(1.0, 1.0, 1.0).clamp(min=0)
+            yield face[span], row[span] * size + column, weights / weights.sum(1, keepdim=True)
+
+
+def _pieces(counts: Tensor, most: int) -> Iterator[slice]:
+    """Slices that cover (N,) counts in order, each of `most` together or of one."""
+    ends, begin = counts.cumsum(0), 0
+    while begin < len(counts):
         before = int(ends[begin - 1]) if begin else 0
         stop = max(begin + 1, int(torch.searchsorted(ends, before + most, right=True)))
-        span, column = runs(first[begin:stop], count[begin:stop])
-        span = begin + span
-        point = torch.stack([column + 0.5, row[span] + 0.5], dim=-1)
-        a, b, c = triangles[face[span]].unbind(1)
-        across, along, to = b - a, c - a, point - a
-        area = across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
-        second = (to[:, 0] * along[:, 1] - to[:, 1] * along[:, 0]) / area
-        third = (across[:, 0] * to[:, 1] - across[:, 1] * to[:, 0]) / area
-        weights = torch.stack([1 - second - third, second, third], dim=-1).nan_to_num(1.0, 1.0, 1.0).clamp(min=0)
-        yield face[span], row[span] * size + column, weights / weights.sum(1, keepdim=True)
+        yield slice(begin, stop)
         begin = stop
 
 
