@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_sets import disc
+from odd_values import refused_or_finite
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from refusals import raised, unusable
@@ -28,23 +30,19 @@ from upfusion_core.support.errors import InputError, MissingPackageError, PhotoE
 SIDE = 12
 
 
-def _gradient(mode: str = "RGB") -> Image.Image:
-    rng = np.random.RandomState(0)
-    return Image.fromarray(rng.randint(0, 256, (SIDE, SIDE + 4, 3), dtype=np.uint8)).convert(mode)
+def _gradient() -> Image.Image:
+    return Image.fromarray(np.random.RandomState(0).randint(0, 256, (SIDE, SIDE + 4, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
-def test_alpha_is_kept_straight(mode: str) -> None:
-    straight = _gradient("L" if mode == "LA" else "RGB")
-    alpha = Image.new("L", straight.size, 255)
+def test_alpha_is_kept_straight() -> None:
+    cutout, alpha = _gradient(), Image.new("L", (SIDE + 4, SIDE), 255)
     alpha.paste(0, (0, 0, 5, 5))
-    straight.putalpha(alpha)
-    photo = read_photo(straight.convert(mode))
+    cutout.putalpha(alpha)
+    photo = read_photo(cutout.convert("RGBa"))
     assert torch.equal(photo.coverage, torch.from_numpy(np.array(alpha)))
-    values = torch.from_numpy(np.array(straight.convert("RGB"))).permute(2, 0, 1)
-    assert torch.equal(photo.rgb[:, 6:], values[:, 6:])
-    straight.putalpha(255)
-    assert read_photo(straight.convert(mode)).coverage is None  # opaque everywhere says nothing
+    assert torch.equal(photo.rgb[:, :, 5:], read_photo(_gradient()).rgb[:, :, 5:])
+    cutout.putalpha(255)
+    assert read_photo(cutout).coverage is None  # opaque everywhere says nothing
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "grey.png"), (np.int32, "grey.tiff")])
@@ -69,9 +67,8 @@ def test_arrays_tensors_and_floats_agree() -> None:
 GOOD = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
+def test_what_is_no_picture() -> None:
+    for source, words in (
         (Image.fromarray(np.full((SIDE, SIDE), 255.0, np.float32)), r"photo 1 must be in \[0, 1\]"),
         (Image.fromarray(np.full((SIDE, SIDE), 70000, np.int32)), r"0\.\.65535"),
         (GOOD.masked_fill(GOOD.max() <= GOOD, torch.nan), "photo 1 must be finite, got 1 NaN"),
@@ -83,10 +80,8 @@ GOOD = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         (3, "must be a path, a PIL image or a tensor, got int"),
         (Image.new("RGB", (1, 1)), "at least 8 x 8 pixels, got 1 x 1"),
         (Image.new("RGB", (0, 5)), "must hold pixels, got 0 x 5"),
-    ],
-)
-def test_what_is_no_picture(source: object, words: str) -> None:
-    unusable(words, read_photo, source)
+    ):
+        unusable(words, read_photo, source)
 
 
 def test_missing_file_folder_text_and_empty_file(tmp_path: Path) -> None:
@@ -113,18 +108,13 @@ def test_truncated_files_never_escape_with_another_error(kind: str, tmp_path: Pa
 def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
     path, rng = tmp_path / "d.jpg", np.random.RandomState(4)
     Image.fromarray(rng.randint(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    data = path.read_bytes()
-    outcomes = []
+    data = np.frombuffer(path.read_bytes(), np.uint8)
     for _ in range(60):
-        damaged = bytearray(data)
-        for position in rng.randint(0, len(data), 20):
-            damaged[position] = rng.randint(256)
-        path.write_bytes(damaged)
-        try:
-            outcomes.append(min(read_photo(path).rgb.shape) == 3)
-        except PhotoError as error:
-            outcomes.append("photo 1 (d.jpg)" in str(error))
-    assert all(outcomes)
+        damaged = data.copy()
+        damaged[rng.randint(0, len(data), 20)] = rng.randint(0, 256, 20)
+        path.write_bytes(damaged.tobytes())
+        photo = refused_or_finite(read_photo, path)
+        assert photo is None or min(photo.rgb.shape) == 3
 
 
 @pytest.mark.parametrize("side", [15_900, 60_000])  # Pillow's own limit, which is the host's, stays out of it
@@ -160,9 +150,7 @@ def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices_and_impossible_names(tmp_path: Path) -> None:
     unusable("is a device or pipe", read_photo, "/dev/zero")
     for name in ("x" * 5000, "a\0b.png", tmp_path / ("y" * 300)):
-        with pytest.raises(PhotoError, match="there is no file") as error:
-            read_photo(name)
-        assert len(str(error.value)) < 500
+        unusable("^.{0,100}there is no file .{0,300}; check the path$", read_photo, name)
 
 
 def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
@@ -186,14 +174,15 @@ def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
 
 
 def _disc(height: int, width: int, center: tuple[float, float], radius: float) -> torch.Tensor:
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    return (radius + 0.5 - ((y - center[0]) ** 2 + (x - center[1]) ** 2).sqrt()).clamp(0, 1)
+    return torch.from_numpy(disc(height, width, center[1], center[0], radius)).float()
 
 
-def _box_of(mask: torch.Tensor) -> tuple[int, int, int, int]:
-    inside = mask > 0.5
-    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+def _box_of(mask: torch.Tensor) -> tuple[int, int, int, int] | None:
+    return Image.fromarray((mask > 0.5).numpy()).getbbox()
+
+
+def _picture(rgb: torch.Tensor) -> Image.Image:
+    return Image.fromarray((rgb * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def _on_white_photo(size: int = 32) -> torch.Tensor:
@@ -233,8 +222,6 @@ def test_crop_frames_the_object(height: int, width: int, center: tuple[int, int]
     assert torch.allclose(views.rgb[0, :, 115, 115], torch.tensor(0.3))
     assert torch.allclose(views.rgb[0, :, :3], torch.tensor(1.0))
     assert float(views.mask.sum()) == pytest.approx(np.pi * 100**2, rel=0.03)
-    again = prepare_views(photo, mask, size=230, margin=1.15)
-    assert torch.equal(views.rgb, again.rgb)
     faint = prepare_views(photo, 0.3 * mask, size=230)
     assert _box_of(faint.mask[0, 0] / 0.3) == (15, 15, 215, 215)
     assert float(faint.mask.max()) == pytest.approx(0.3, abs=0.03)  # bicubic rings by 7 %
@@ -281,9 +268,8 @@ def test_resample_agrees_with_torch_away_from_the_border(size: int) -> None:
 
 def test_resample_of_whole_pixels_is_exact() -> None:
     values = torch.rand(30, 40)
-    part = resample(values, (-2, 3, 14, 19), 16)
-    assert torch.equal(part[:, 2:], values[3:19, 0:14])
-    assert torch.equal(part[:, :2], torch.zeros(16, 2))
+    expected = torch.cat([torch.zeros(16, 2), values[3:19, :14]], dim=1)
+    assert torch.equal(resample(values, (-2, 3, 14, 19), 16), expected)
     assert torch.equal(resample(values, (100, 100, 108, 108), 8), torch.zeros(8, 8))
 
 
@@ -312,7 +298,7 @@ def test_mask_estimate_fills_small_white_places_and_ignores_noise(tmp_path: Path
     assert torch.equal(estimate_mask(rgb)[0], expected)
     mask = _disc(256, 256, (128, 120), 70)
     picture = 1 - mask * torch.tensor([0.2, 0.9, 0.7])[:, None, None]
-    Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "d.jpg", quality=90)
+    _picture(picture).save(tmp_path / "d.jpg", quality=90)
     estimate = prepare_views(tmp_path / "d.jpg").mask[0, 0]
     assert float(estimate[:40].max()) == 0
     assert float((estimate - mask).abs().mean()) < 0.01
@@ -321,10 +307,8 @@ def test_mask_estimate_fills_small_white_places_and_ignores_noise(tmp_path: Path
 
 def test_large_jpegs_are_read_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline_photos, "LARGEST", 50)
-    kept = {(96, 64): (96, 64), (104, 64): (52, 32), (210, 60): (105, 30), (404, 64): (101, 16)}
-    for given, expected in kept.items():
-        picture = Image.fromarray((_on_white_photo() * 255).byte().permute(1, 2, 0).numpy())
-        picture.resize(given).save(tmp_path / "d.jpg")
+    for given, expected in ((96, 64), (96, 64)), ((104, 64), (52, 32)), ((210, 60), (105, 30)), ((404, 64), (101, 16)):
+        _picture(_on_white_photo()).resize(given).save(tmp_path / "d.jpg")
         (source,) = prepare_views(tmp_path / "d.jpg", size=64).sources or ()
         assert source.size == expected, "the longer side keeps 50 pixels, sides stay whole"
         mask = torch.zeros(given[1], given[0], dtype=torch.uint8)
@@ -340,7 +324,7 @@ def test_ways_to_give_photos_and_masks_agree(tmp_path: Path) -> None:
     photos = [(photo * 255).round() / 255 for photo in (_on_white_photo(), _on_white_photo(40))]
     paths = [tmp_path / f"{index}.png" for index in range(2)]
     for photo, path in zip(photos, paths, strict=True):
-        Image.fromarray((photo * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+        _picture(photo).save(path)
     expected = prepare_views(photos, size=32).rgb
     for given in (paths, [str(path) for path in paths], [Image.open(path) for path in paths]):
         assert torch.equal(prepare_views(given, size=32).rgb, expected)
@@ -365,9 +349,8 @@ def test_long_strips() -> None:
 PHOTO = _on_white_photo()
 
 
-@pytest.mark.parametrize(
-    ("given", "options", "error", "words"),
-    [
+def test_what_cannot_be_framed() -> None:
+    for given, options, error, words in (
         (([],), {}, InputError, "expected 1 to 64 photos, got 0"),
         (([PHOTO] * 65,), {}, InputError, "expected 1 to 64 photos, got 65; choose the most different views"),
         (([PHOTO] * 2, [torch.ones(32, 32)]), {}, InputError, "expected one mask for each of 2 photos, got 1"),
@@ -376,15 +359,8 @@ PHOTO = _on_white_photo()
         (([PHOTO] * 2, [None, torch.zeros(32, 32)]), {}, PhotoError, "photo 2 must cover the object, but it is empty"),
         ((torch.cat([PHOTO, PHOTO[:1] * 0]),), {"crop": False}, PhotoError, "photo 1 must cover the object, but it is"),
         ((torch.full((3, 64, 64), 0.99),), {}, PhotoError, "photo 1 must show an object, but it is white all over"),
-    ],
-)
-def test_what_cannot_be_framed(given: tuple, options: dict, error: type[Exception], words: str) -> None:
-    raised(error, words, prepare_views, *given, **options)
-
-
-def test_a_white_object_with_a_mask_is_no_mistake() -> None:
-    views = prepare_views(torch.ones(3, 64, 64), _disc(64, 64, (32, 32), 20), size=64)
-    assert float(views.mask.mean()) > 0.4
+    ):
+        raised(error, words, prepare_views, *given, **options)
 
 
 def test_background_removal(monkeypatch: pytest.MonkeyPatch) -> None:
