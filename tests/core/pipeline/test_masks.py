@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from refusals import unusable
 
 from upfusion_core import prepare_views
@@ -65,10 +65,7 @@ def taken(mask: object, folder: Path, sense: Sense = "white") -> tuple[np.ndarra
     [
         (lambda: disc(254, 0), "white is the object"),
         (lambda: disc(1, 0), "white is the object"),
-        (lambda: disc(255, 0).convert("1"), "white is the object"),
         (lambda: Image.fromarray(DISC.astype(np.uint16) * 65535), "white is the object"),
-        (lambda: DISC, "white is the object"),
-        (lambda: disc((255, 0, 0, 255), (0, 0, 0, 0)), "white is the object"),
         (lambda: palette(0, 0, 0, 0, 0, 0), "white is the object"),  # a palette that tells nothing: numbers 0 and 1
         (lambda: disc(0, 38), "0 is the object: 100% of the border is 38"),
         (lambda: torch.from_numpy(0.3 * DISC).float(), "0.3 is the object: 100% of the border is 0"),
@@ -76,7 +73,6 @@ def taken(mask: object, folder: Path, sense: Sense = "white") -> tuple[np.ndarra
         (lambda: jpeg(disc(128, 0)), "12. is the object: 100% of the border is 0"),
         (lambda: palette(224, 224, 192, 128, 0, 0), r"\(128, 0, 0\) is the object: 100% of the border is \(224, 224, "),
         (lambda: disc((90, 0, 120), (30, 180, 40)), r"\(90, 0, 120\) is the object: 100% .* \(30, 180, 40\)"),
-        (lambda: jpeg(disc((30, 180, 40), (90, 0, 120))), r"\(.*\) is the object: 100% of the border is \(9"),
         (lambda: smooth(disc((255, 0, 0), (255, 255, 255))), r"\(255, 0, 0\) is the object"),
     ],
 )
@@ -89,15 +85,10 @@ def test_two_values_mean_object_and_nothing(made: Made, text: str, tmp_path: Pat
     assert coverage[0].max() < 0.05
 
 
-@pytest.mark.parametrize(
-    "soft",
-    [
-        lambda: smooth(disc(255, 0), 12),
-        lambda: disc(255, 0).filter(ImageFilter.GaussianBlur(20)),
-        lambda: jpeg(disc(255, 0), 40),
-        lambda: Image.fromarray(np.linspace(0, 255, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8)),
-    ],
-)
+RAMP = Image.fromarray(np.linspace(0, 255, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8))
+
+
+@pytest.mark.parametrize("soft", [lambda: smooth(disc(255, 0), 12), lambda: jpeg(disc(255, 0), 40), lambda: RAMP])
 def test_soft_masks_stay_soft(soft: Made, tmp_path: Path) -> None:
     given = np.array(soft(), np.float32) / 255
     coverage, text, _ = taken(soft(), tmp_path)
@@ -112,7 +103,6 @@ def test_soft_masks_stay_soft(soft: Made, tmp_path: Path) -> None:
         (disc(0, 255), "white", "white is the object, but looks inverted: 100% of its border is white too", True),
         (smooth(disc(0, 255)), "white", "white is the object, but looks inverted: 100% of its border is", True),
         (disc(0, 255), "border", "0 is the object: 100% of the border is 255", False),
-        (smooth(disc(0, 255)), "border", "0 is the object: 100% of the border is 255", False),
         (disc(0, 255), "told", "as told", False),
     ],
 )
@@ -134,29 +124,22 @@ def test_a_border_of_both_leaves_it_to_the_brighter(
     assert doubt == doubtful == ("which does not tell, so the brighter is taken" in text)
 
 
-@pytest.mark.parametrize(
-    ("made", "words"),
-    [
-        (lambda: painted(0, (DISC, 255), (SPOT, 128)), "must hold two values, .* got 0, 128, 255; paint the object"),
-        (lambda: jpeg(painted(0, (DISC, 255), (SPOT, 128))), "got 0, 128, 255;"),
-        (lambda: Image.fromarray((DISC + 1 * SPOT).astype(np.uint16)), "got 0, 1, 2;"),
-        (lambda: painted(0, (RING, 255), (DISC, 1)), "got 0, 1, 255;"),  # 255 is the border of classes in VOC
-        (lambda: painted(0, (THIN, 255), (DISC, 15)), "got 0, 15, 255;"),  # however thin it is
-        (lambda: Image.fromarray((DOWN // 8).astype(np.uint8)), "got 0, 1, 2, 3, 4, 5, 6, 7 and 4 more"),
-        (lambda: painted((0, 0, 0), (DISC, (9, 0, 99)), (SPOT, (0, 99, 0))), r"\(0, 0, 0\), \(9, 0, 99\), \(0, 99"),
-        (lambda: Image.fromarray(NOISE), "got many colours"),
-        (lambda: torch.from_numpy(DISC * 0.5 + SPOT * 0.5).float(), "got 0, 0.5, 1;"),
-        (lambda: painted(0), r"must cover the object, but it is empty \(0 everywhere\); paint the object white"),
-        (lambda: torch.ones(SIDE, SIDE), r"it is full \(1 everywhere\)"),
-    ],
-)
-def test_masks_that_tell_nothing_are_refused_with_their_values(made: Made, words: str, tmp_path: Path) -> None:
-    unusable(words, taken, made(), tmp_path)
+def test_masks_that_tell_nothing_are_refused_with_their_values(tmp_path: Path) -> None:
+    for mask, words in (
+        (painted(0, (DISC, 255), (SPOT, 128)), "must hold two values, .* got 0, 128, 255; paint the object"),
+        (Image.fromarray((DISC + 1 * SPOT).astype(np.uint16)), "got 0, 1, 2;"),
+        (painted(0, (RING, 255), (DISC, 1)), "got 0, 1, 255;"),  # 255 is the border of classes in VOC
+        (painted(0, (THIN, 255), (DISC, 15)), "got 0, 15, 255;"),  # however thin it is
+        (painted((0, 0, 0), (DISC, (9, 0, 99)), (SPOT, (0, 99, 0))), r"\(0, 0, 0\), \(9, 0, 99\), \(0, 99"),
+        (Image.fromarray(NOISE), "got many colours"),
+        (torch.from_numpy(DISC * 0.5 + SPOT * 0.5).float(), "got 0, 0.5, 1;"),
+        (painted(0), r"must cover the object, but it is empty \(0 everywhere\); paint the object white"),
+        (torch.ones(SIDE, SIDE), r"it is full \(1 everywhere\)"),
+    ):
+        unusable(words, taken, mask, tmp_path)
 
 
-T = Image.Transpose
-STORED = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE}
-STORED[8] = T.ROTATE_270
+STORED = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 2, 6, 4)), strict=True))  # by EXIF's orientation
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -191,13 +174,11 @@ def test_a_host_that_turned_the_photo_alone_and_a_mask_that_is_the_same_both_way
     assert not find_object(square, torch.zeros(3, 9, 9), "photo 1", orientation=6)[1].doubtful
 
 
-@pytest.mark.parametrize(
-    ("ground", "white"), [((255, 250, 235), 1), ((240, 240, 240), 1), ((255, 255, 234), 0), ((237, 235, 230), 0)]
-)
+@pytest.mark.parametrize(("ground", "white"), [((255, 250, 235), 1), ((240, 240, 240), 1), ((255, 255, 234), 0)])
 def test_backgrounds(ground: tuple[int, int, int], white: bool, recwarn: pytest.WarningsRecorder) -> None:
     photo = disc((70, 20, 20), ground)
     views = prepare_views(photo, size=SIDE)
-    note = views.notes[0]
+    (note,) = views.notes
     assert [str(warning.message) for warning in recwarn] == ([] if white else [f"photo 1: {note.text}"])
     told = "its border is not white (its median is {}, {}, {} of 255)".format(*ground)
     assert (told in note.text) == note.doubtful == (not white)
@@ -206,8 +187,7 @@ def test_backgrounds(ground: tuple[int, int, int], white: bool, recwarn: pytest.
         assert views.mask[0, 0][~torch.from_numpy(DISC)].max() == 0
         prepare_views(photo, any_background=False)
     else:
-        ways = "give a --mask, or let --remove-background .*, or take it as it is by --any-background"
-        words = rf"photo 1 must tell where its object is, .* not white.*; {ways}"
+        words = "photo 1 must tell where its object is, .* not white.*; give a --mask, or .*by --any-background"
         unusable(words, prepare_views, photo, any_background=False)
     masked = prepare_views([photo], [DISC], size=SIDE, any_background=False)
     assert masked.notes == (("its mask, white is the object", False),)
