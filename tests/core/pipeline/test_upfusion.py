@@ -12,7 +12,7 @@ from refusals import refused, unfit
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 
-from upfusion_core import SceneEncoding, UpFusion, ViewConditioning, convert, orbit_cameras, prepare_views
+from upfusion_core import SceneEncoding, UpFusion, convert, orbit_cameras, prepare_views
 from upfusion_core.config import DiffusionConfig, DinoConfig, TextConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry import reference_camera
 from upfusion_core.models.checkpoint import open_checkpoint
@@ -38,31 +38,26 @@ def golden_model() -> UpFusion:
     return model
 
 
-@pytest.fixture(scope="module")
-def golden_cond(golden_model: UpFusion) -> ViewConditioning:
+def test_the_chain_of_the_release(golden_model: UpFusion) -> None:
     stored = golden("guided")
     scene = SceneEncoding(stored["set_latents"][0], reference_camera())
     text = (stored["text_conditional"][0], stored["text_unconditional"][0])
-    return golden_model.condition(scene, golden_cameras()[5], text_embeddings=text)
-
-
-def test_the_chain_of_the_release(golden_model: UpFusion, golden_cond: ViewConditioning) -> None:
-    stored = golden("guided")
+    cond = golden_model.condition(scene, golden_cameras()[5], text_embeddings=text)
     # the release's own rays: features of up to 9, where float32's step is 9.5e-7, behind a dozen layers
     rays = stored["hint"][:, -6:].permute(0, 2, 3, 1).reshape(1, -1, 6)
     features = golden_model.upsrt.decode(stored["set_latents"], rays).reshape(1, 16, 16, -1).permute(0, 3, 1, 2)
     assert worst(features, stored["hint"][:, :-6]) < 2e-5
     # our rays: the highest harmonic, pi 2^8, turns their rounding into angles
-    assert worst(golden_cond.hint, stored["hint"]) < math.pi * 2**8 * QUERY_ROUNDING
+    assert worst(cond.hint, stored["hint"]) < math.pi * 2**8 * QUERY_ROUNDING
 
     def noise(guidance: float) -> Tensor:
-        return golden_model.predict_noise(stored["latents"], 481, golden_cond, guidance=guidance)
+        return golden_model.predict_noise(stored["latents"], 481, cond, guidance=guidance)
 
     # numbers of up to 2, where the step is 2.4e-7, behind some fifty layers
     assert worst(noise(1.0), stored["eps_conditional"]) < 2e-5
     assert worst(noise(0.0), stored["eps_unconditional"]) < 2e-5
     assert worst(noise(9.0), stored["eps_guided_9"]) < (9 + 8) * 2e-5  # 9 times the one less 8 times the other
-    latents, prepared = stored["latents"], golden_model.prepare(golden_cond, guidance=9.0)
+    latents, prepared = stored["latents"], golden_model.prepare(cond, guidance=9.0)
     assert worst(golden_model.predict_noise(latents, 481, prepared, guidance=4.0), noise(4.0)) == 0
     refused("must be prepared for guidance 1", golden_model.predict_noise, latents, 481, prepared, guidance=1.0)
 
