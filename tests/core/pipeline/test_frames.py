@@ -2,7 +2,6 @@
 
 import io
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from refusals import refused, unusable
 from torchvision.transforms.functional import gaussian_blur
 
 from upfusion_core import InputViews, PhotoCameras, choose_views, orbit_cameras
-from upfusion_core.pipeline.frames import appearance, film_frames, photo_files, photo_sharpness, spread_choice
+from upfusion_core.pipeline.frames import film_frames, photo_files, spread_choice
 
 
 def ring(degrees: list[float]) -> torch.Tensor:
@@ -25,51 +24,33 @@ def test_sharp_ones_round_the_object_or_along_a_film() -> None:
     sharp = torch.ones(12)
     sharp[[1, 3]] = 0.1
     reasons = spread_choice(ring(degrees), sharp, 6)
-    kept = [degrees[index] for index, reason in enumerate(reasons) if not reason]
-    assert [round(angle / 60) for angle in kept] == [0, 1, 2, 3, 4, 5]
-    assert reasons[1].startswith("blurred: sharpness 0.1, less than 0.3")
-    assert reasons[3].startswith("blurred")
+    assert [round(degrees[index] / 60) for index, reason in enumerate(reasons) if not reason] == [0, 1, 2, 3, 4, 5]
+    assert reasons[1] == reasons[3] == "blurred: sharpness 0.1, less than 0.3"
     assert reasons[7] == "like 7" or reasons[6] == "like 8"
     assert spread_choice(ring([0.0, 90.0]), torch.ones(2), 6) == ["", ""]
     assert spread_choice(torch.zeros(3, 2), torch.ones(3), 2) == ["", "like 1", "like 1"]
-    refused("sharp", spread_choice, ring([0.0, 90.0]), torch.ones(3), 6)
     degrees = [360.0 * index / 48 for index in range(48)]
     saturated = torch.cat([(10 * ring(degrees)).cos(), (10 * ring(degrees)).sin()], dim=1)  # far is not beyond near
     reasons = spread_choice(saturated, torch.ones(48), 6, in_order=True)
     kept = [degrees[index] for index, reason in enumerate(reasons) if not reason]
     gaps = [after - before for before, after in zip(kept, [*kept[1:], 360.0 + kept[0]], strict=True)]
     assert kept[0] == 0
-    assert min(gaps) >= 30
-    assert max(gaps) <= 110
+    assert 30 <= min(gaps) <= max(gaps) <= 110
 
 
 def test_the_networks_see_six_that_are_sharp_and_from_all_round() -> None:
     azimuths = [0.0, 3.0, 60.0, 62.0, 118.0, 120.0, 180.0, 240.0, 300.0, 301.0]
     pictures = torch.rand(10, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    blurred = [2, 5]
-    pictures[blurred] = gaussian_blur(pictures[blurred], [17, 17], [4.0, 4.0])
-    one = torch.ones(10)
-    given = PhotoCameras(orbit_cameras(azimuths, 20.0), one > 0, one, given=True)
+    pictures[[2, 5]] = gaussian_blur(pictures[[2, 5]], [17, 17], [4.0, 4.0])
+    given = PhotoCameras(orbit_cameras(azimuths, 20.0), torch.ones(10) > 0, torch.ones(10), given=True)
     views = InputViews(pictures, torch.ones(10, 1, 48, 48), torch.full((10, 2), 4.5), cameras=given)
     chosen = choose_views(views)
     assert [round(azimuths[place] / 60) for place in chosen.seen] == [0, 1, 2, 3, 4, 5]
-    assert [reason.split(":")[0] for place, reason in enumerate(chosen.left_out) if place in blurred] == ["blurred"] * 2
+    assert [chosen.left_out[place].split(":")[0] for place in (2, 5)] == ["blurred"] * 2
     assert choose_views(chosen) is chosen
     assert choose_views(views, [7, 1]).seen == [0, 6]
     for numbers in ([2, 3], [1, 11], range(1, 8)):
         refused("must see photo 1 and up to 5 others of 10 photos", choose_views, views, numbers)
-    refused("one for each of 10 photos", replace, views, left_out=("",))
-
-
-def test_blurred_pictures_are_less_sharp_and_look_the_same() -> None:
-    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
-    stripes = (((x / 3).sin() * (y / 5).cos() + 1) / 2).expand(3, 96, 96)
-    blurred = gaussian_blur(stripes, [17, 17], [4.0, 4.0])
-    assert photo_sharpness(blurred) < 0.2 * photo_sharpness(stripes)
-    assert photo_sharpness((255 * stripes).byte()) == pytest.approx(photo_sharpness(stripes), rel=0.02)
-    other = (appearance(stripes) - appearance(stripes.flip(2) * 0.5)).norm()
-    assert float((appearance(stripes) - appearance(blurred)).norm()) < 0.5 * float(other)
-    assert appearance(stripes).shape == (768,)
 
 
 def test_folders_stand_for_their_pictures(tmp_path: Path) -> None:
@@ -84,16 +65,12 @@ def test_frames_of_a_film() -> None:
     av = pytest.importorskip("av")
     if not hasattr(av, "FFmpegError"):
         pytest.skip("a stub of av")
-    file = io.BytesIO()
+    file, pictures = io.BytesIO(), [Image.new("RGB", (64, 48), (25 * number, 60, 60)) for number in range(10)]
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(10):
-            picture = Image.new("RGB", (64, 48), (25 * number, 60, 60))
-            for packet in stream.encode(av.VideoFrame.from_image(picture)):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+        for frame in [*map(av.VideoFrame.from_image, pictures), None]:
+            container.mux(stream.encode(frame))
     file.seek(0)
     frames = dict(film_frames(file, {2, 8, 9}, (0.0, 0.85)))
     assert list(frames) == [2, 8]

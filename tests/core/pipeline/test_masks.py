@@ -2,13 +2,12 @@
 
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from refusals import unusable
 
 from upfusion_core import prepare_views
@@ -20,7 +19,6 @@ DOWN, ACROSS = np.indices((SIDE, SIDE)) + 0.5
 DISC, SPOT, THIN, RING = (np.hypot(DOWN - 40, ACROSS - 52) < radius for radius in (30, 15, 31, 37))
 NOISE = np.random.RandomState(0).randint(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
 Color = int | tuple[int, ...]
-Made = Callable[[], object]
 
 
 def painted(ground: Color, *areas: tuple[np.ndarray, Color]) -> Image.Image:
@@ -60,103 +58,75 @@ def taken(mask: object, folder: Path, sense: Sense = "white") -> tuple[np.ndarra
     return unit_range(coverage).numpy(), note.text, note.doubtful
 
 
-@pytest.mark.parametrize(
-    ("made", "text"),
-    [
-        (lambda: disc(254, 0), "white is the object"),
-        (lambda: disc(1, 0), "white is the object"),
-        (lambda: disc(255, 0).convert("1"), "white is the object"),
-        (lambda: Image.fromarray(DISC.astype(np.uint16) * 65535), "white is the object"),
-        (lambda: DISC, "white is the object"),
-        (lambda: disc((255, 0, 0, 255), (0, 0, 0, 0)), "white is the object"),
-        (lambda: palette(0, 0, 0, 0, 0, 0), "white is the object"),  # a palette that tells nothing: numbers 0 and 1
-        (lambda: disc(0, 38), "0 is the object: 100% of the border is 38"),
-        (lambda: torch.from_numpy(0.3 * DISC).float(), "0.3 is the object: 100% of the border is 0"),
-        (lambda: disc((255, 0, 0, 120), (0, 0, 0, 0)), "120 is the object: 100% of the border is 0"),
-        (lambda: jpeg(disc(128, 0)), "12. is the object: 100% of the border is 0"),
-        (lambda: palette(224, 224, 192, 128, 0, 0), r"\(128, 0, 0\) is the object: 100% of the border is \(224, 224, "),
-        (lambda: disc((90, 0, 120), (30, 180, 40)), r"\(90, 0, 120\) is the object: 100% .* \(30, 180, 40\)"),
-        (lambda: jpeg(disc((30, 180, 40), (90, 0, 120))), r"\(.*\) is the object: 100% of the border is \(9"),
-        (lambda: smooth(disc((255, 0, 0), (255, 255, 255))), r"\(255, 0, 0\) is the object"),
-    ],
-)
-def test_two_values_mean_object_and_nothing(made: Made, text: str, tmp_path: Path) -> None:
-    coverage, found, doubtful = taken(made(), tmp_path)
-    assert re.match(f"its mask, {text}", found), found
-    assert not doubtful
-    assert ((coverage > 0.5) != DISC).mean() < 0.01
-    assert coverage[50, 52] > 0.98
-    assert coverage[0].max() < 0.05
+def test_two_values_mean_object_and_nothing(tmp_path: Path) -> None:
+    for mask, text in (
+        (disc(254, 0), "white is the object"),
+        (disc(1, 0), "white is the object"),
+        (Image.fromarray(DISC.astype(np.uint16) * 65535), "white is the object"),
+        (palette(0, 0, 0, 0, 0, 0), "white is the object"),  # a palette that tells nothing: numbers 0 and 1
+        (disc(0, 38), "0 is the object: 100% of the border is 38"),
+        (torch.from_numpy(0.3 * DISC).float(), "0.3 is the object: 100% of the border is 0"),
+        (disc((255, 0, 0, 120), (0, 0, 0, 0)), "120 is the object: 100% of the border is 0"),
+        (jpeg(disc(128, 0)), "12. is the object: 100% of the border is 0"),
+        (palette(224, 224, 192, 128, 0, 0), r"\(128, 0, 0\) is the object: 100% of the border is \(224, 224, "),
+        (disc((90, 0, 120), (30, 180, 40)), r"\(90, 0, 120\) is the object: 100% .* \(30, 180, 40\)"),
+        (smooth(disc((255, 0, 0), (255, 255, 255))), r"\(255, 0, 0\) is the object"),
+    ):
+        coverage, found, doubtful = taken(mask, tmp_path)
+        assert re.match(f"its mask, {text}", found), found
+        assert not doubtful
+        assert ((coverage > 0.5) != DISC).mean() < 0.01
+        assert coverage[50, 52] > 0.98
+        assert coverage[0].max() < 0.05
 
 
-@pytest.mark.parametrize(
-    "soft",
-    [
-        lambda: smooth(disc(255, 0), 12),
-        lambda: disc(255, 0).filter(ImageFilter.GaussianBlur(20)),
-        lambda: jpeg(disc(255, 0), 40),
-        lambda: Image.fromarray(np.linspace(0, 255, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8)),
-    ],
-)
-def test_soft_masks_stay_soft(soft: Made, tmp_path: Path) -> None:
-    given = np.array(soft(), np.float32) / 255
-    coverage, text, _ = taken(soft(), tmp_path)
-    assert np.array_equal(coverage, given)
-    assert text.startswith("its mask, white is the object")
-    assert np.array_equal(taken(torch.from_numpy(0.3 * given), tmp_path)[0], np.float32(0.3) * given)
+def test_soft_masks_stay_soft(tmp_path: Path) -> None:
+    ramp = Image.fromarray(np.linspace(0, 255, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8))
+    for soft in (smooth(disc(255, 0), 12), jpeg(disc(255, 0), 40), ramp):
+        given = np.array(soft, np.float32) / 255
+        coverage, text, _ = taken(soft, tmp_path)
+        assert np.array_equal(coverage, given)
+        assert text.startswith("its mask, white is the object")
+        assert np.array_equal(taken(torch.from_numpy(0.3 * given), tmp_path)[0], np.float32(0.3) * given)
 
 
-@pytest.mark.parametrize(
-    ("mask", "sense", "text", "doubtful"),
-    [
-        (disc(0, 255), "white", "white is the object, but looks inverted: 100% of its border is white too", True),
-        (smooth(disc(0, 255)), "white", "white is the object, but looks inverted: 100% of its border is", True),
-        (disc(0, 255), "border", "0 is the object: 100% of the border is 255", False),
-        (smooth(disc(0, 255)), "border", "0 is the object: 100% of the border is 255", False),
-        (disc(0, 255), "told", "as told", False),
-    ],
-)
-def test_who_decides_what_is_object(mask: Image.Image, sense: Sense, text: str, doubtful: bool, tmp_path: Path) -> None:
-    coverage, found, doubt = taken(mask, tmp_path, sense)
-    assert found.startswith(f"its mask, {text}")
-    assert doubt == doubtful
-    assert ((coverage > 0.5) == (DISC if sense == "border" else ~DISC)).mean() > 0.99
+def test_who_decides_what_is_object(tmp_path: Path) -> None:
+    for sense, text, doubtful in (
+        ("white", "white is the object, but looks inverted: 100% of its border is white too", True),
+        ("border", "0 is the object: 100% of the border is 255", False),
+        ("told", "as told", False),
+    ):
+        coverage, found, doubt = taken(disc(0, 255), tmp_path, sense)
+        assert found.startswith(f"its mask, {text}")
+        assert doubt == doubtful
+        assert ((coverage > 0.5) == (DISC if sense == "border" else ~DISC)).mean() > 0.99
 
 
-@pytest.mark.parametrize("values", [(7, 3), ((0, 200, 0), (200, 0, 0))])
-@pytest.mark.parametrize(("rows", "bright", "doubtful"), [(20, 1, 0), (30, 1, 1), (66, 1, 1), (70, 0, 0)])
-def test_a_border_of_both_leaves_it_to_the_brighter(
-    values: tuple[Color, Color], rows: int, bright: bool, doubtful: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("bright", "dark"), [(7, 3), ((0, 200, 0), (200, 0, 0))])
+def test_a_border_of_both_leaves_it_to_the_brighter(bright: Color, dark: Color, tmp_path: Path) -> None:
     """The upper rows are the brighter value, (96 + 2 · (rows - 1)) / 380 of the border: 35, 41, 59 and 62 %."""
-    coverage, text, doubt = taken(painted(values[1], (np.s_[:rows], values[0])), tmp_path)
-    assert coverage[0, 0] == bright == 1 - coverage[-1, 0]
-    assert doubt == doubtful == ("which does not tell, so the brighter is taken" in text)
+    for rows, covered, doubtful in ((20, 1, 0), (30, 1, 1), (66, 1, 1), (70, 0, 0)):
+        coverage, text, doubt = taken(painted(dark, (np.s_[:rows], bright)), tmp_path)
+        assert coverage[0, 0] == covered == 1 - coverage[-1, 0]
+        assert doubt == doubtful == ("which does not tell, so the brighter is taken" in text)
 
 
-@pytest.mark.parametrize(
-    ("made", "words"),
-    [
-        (lambda: painted(0, (DISC, 255), (SPOT, 128)), "must hold two values, .* got 0, 128, 255; paint the object"),
-        (lambda: jpeg(painted(0, (DISC, 255), (SPOT, 128))), "got 0, 128, 255;"),
-        (lambda: Image.fromarray((DISC + 1 * SPOT).astype(np.uint16)), "got 0, 1, 2;"),
-        (lambda: painted(0, (RING, 255), (DISC, 1)), "got 0, 1, 255;"),  # 255 is the border of classes in VOC
-        (lambda: painted(0, (THIN, 255), (DISC, 15)), "got 0, 15, 255;"),  # however thin it is
-        (lambda: Image.fromarray((DOWN // 8).astype(np.uint8)), "got 0, 1, 2, 3, 4, 5, 6, 7 and 4 more"),
-        (lambda: painted((0, 0, 0), (DISC, (9, 0, 99)), (SPOT, (0, 99, 0))), r"\(0, 0, 0\), \(9, 0, 99\), \(0, 99"),
-        (lambda: Image.fromarray(NOISE), "got many colours"),
-        (lambda: torch.from_numpy(DISC * 0.5 + SPOT * 0.5).float(), "got 0, 0.5, 1;"),
-        (lambda: painted(0), r"must cover the object, but it is empty \(0 everywhere\); paint the object white"),
-        (lambda: torch.ones(SIDE, SIDE), r"it is full \(1 everywhere\)"),
-    ],
-)
-def test_masks_that_tell_nothing_are_refused_with_their_values(made: Made, words: str, tmp_path: Path) -> None:
-    unusable(words, taken, made(), tmp_path)
+def test_masks_that_tell_nothing_are_refused_with_their_values(tmp_path: Path) -> None:
+    for mask, words in (
+        (painted(0, (DISC, 255), (SPOT, 128)), "must hold two values, .* got 0, 128, 255; paint the object"),
+        (Image.fromarray((DISC + 1 * SPOT).astype(np.uint16)), "got 0, 1, 2;"),
+        (painted(0, (RING, 255), (DISC, 1)), "got 0, 1, 255;"),  # 255 is the border of classes in VOC
+        (painted(0, (THIN, 255), (DISC, 15)), "got 0, 15, 255;"),  # however thin it is
+        (painted((0, 0, 0), (DISC, (9, 0, 99)), (SPOT, (0, 99, 0))), r"\(0, 0, 0\), \(9, 0, 99\), \(0, 99"),
+        (Image.fromarray(NOISE), "got many colours"),
+        (torch.from_numpy(DISC * 0.5 + SPOT * 0.5).float(), "got 0, 0.5, 1;"),
+        (painted(0), r"must cover the object, but it is empty \(0 everywhere\); paint the object white"),
+        (torch.ones(SIDE, SIDE), r"it is full \(1 everywhere\)"),
+    ):
+        unusable(words, taken, mask, tmp_path)
 
 
-T = Image.Transpose
-STORED = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE}
-STORED[8] = T.ROTATE_270
+STORED = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 2, 6, 4)), strict=True))  # by EXIF's orientation
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -191,13 +161,11 @@ def test_a_host_that_turned_the_photo_alone_and_a_mask_that_is_the_same_both_way
     assert not find_object(square, torch.zeros(3, 9, 9), "photo 1", orientation=6)[1].doubtful
 
 
-@pytest.mark.parametrize(
-    ("ground", "white"), [((255, 250, 235), 1), ((240, 240, 240), 1), ((255, 255, 234), 0), ((237, 235, 230), 0)]
-)
+@pytest.mark.parametrize(("ground", "white"), [((255, 250, 235), 1), ((240, 240, 240), 1), ((255, 255, 234), 0)])
 def test_backgrounds(ground: tuple[int, int, int], white: bool, recwarn: pytest.WarningsRecorder) -> None:
     photo = disc((70, 20, 20), ground)
     views = prepare_views(photo, size=SIDE)
-    note = views.notes[0]
+    (note,) = views.notes
     assert [str(warning.message) for warning in recwarn] == ([] if white else [f"photo 1: {note.text}"])
     told = "its border is not white (its median is {}, {}, {} of 255)".format(*ground)
     assert (told in note.text) == note.doubtful == (not white)
@@ -206,8 +174,7 @@ def test_backgrounds(ground: tuple[int, int, int], white: bool, recwarn: pytest.
         assert views.mask[0, 0][~torch.from_numpy(DISC)].max() == 0
         prepare_views(photo, any_background=False)
     else:
-        ways = "give a --mask, or let --remove-background .*, or take it as it is by --any-background"
-        words = rf"photo 1 must tell where its object is, .* not white.*; {ways}"
+        words = "photo 1 must tell where its object is, .* not white.*; give a --mask, or .*by --any-background"
         unusable(words, prepare_views, photo, any_background=False)
     masked = prepare_views([photo], [DISC], size=SIDE, any_background=False)
     assert masked.notes == (("its mask, white is the object", False),)

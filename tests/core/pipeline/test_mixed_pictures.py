@@ -1,4 +1,4 @@
-"""Two hundred pictures mixed at random of what people's files have: each is read right, or refused in one sentence."""
+"""Two hundred pictures mixed at random of what people's files have: each is read right."""
 
 from itertools import count, islice, product
 from pathlib import Path
@@ -9,13 +9,10 @@ import pytest
 from icc import INK_COLORS, SPACES, cmyk_profile, encoded, gray_profile, meant, png16, rgb_profile
 from PIL import Image, ImageCms, features
 
-from upfusion_core.pipeline.photos import Photo, read_mask, read_photo, unit_range
-from upfusion_core.support.errors import PhotoError
+from upfusion_core.pipeline.photos import read_photo, unit_range
 
-SEED = 17
 MODES = ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "LAB", "I;16", "F", "RGB;16"]
-CONTAINERS = ["png", "tiff", "jpeg", "webp", "avif", "heic", "bmp", "gif", "mpo", "jpeg2000", "dng", "cut"]
-MASKS = ["white", "soft", "stored", "classes", "inverted classes", "coloured", "three", "empty"]
+CONTAINERS = ["png", "tiff", "jpeg", "webp", "avif", "heic", "bmp", "gif", "mpo", "jpeg2000"]
 LOSSY = ("jpeg", "avif", "heic", "mpo", "jpeg2000")
 PROFILES: dict[str, bytes | None] = {space: rgb_profile(space) for space in SPACES}
 PROFILES |= {"none": None, "grey": gray_profile(1.80078125), "cmyk": cmyk_profile(), "damaged": b"?" * 99}
@@ -71,11 +68,10 @@ def mixed(rng: np.random.RandomState, folder: Path, number: int) -> str | None:
     mode, container, profile = (list(each)[rng.randint(len(each))] for each in (MODES, CONTAINERS, PROFILES))
     turn, with_key = int(rng.randint(1, 9)), rng.rand() < 0.3
     image, numbers, alpha = drawn(rng, mode, container in LOSSY)
-    kind = {"dng": "tiff", "cut": "png"}.get(container, container)
     path = folder / f"{number}.{rng.choice([container, 'jpg', 'png'])}"  # names say what they like
-    lost = mode in ("LAB", "I;16", "F", "CMYK") and kind in ("webp", "avif", "heic", "gif")
-    lost |= kind == "avif" and not features.check("avif")  # Pillow before 11.3
-    if lost or (mode in ("LA", "RGBA") and kind in ("gif", "bmp")) or (mode == "RGB;16" and kind != "png"):
+    lost = mode in ("LAB", "I;16", "F", "CMYK") and container in ("webp", "avif", "heic", "gif")
+    lost |= container == "avif" and not features.check("avif")  # Pillow before 11.3
+    if lost or (mode in ("LA", "RGBA") and container in ("gif", "bmp")) or (mode == "RGB;16" and container != "png"):
         return None  # these formats do not hold them
     if mode == "RGB;16":
         turn = 1
@@ -84,82 +80,40 @@ def mixed(rng: np.random.RandomState, folder: Path, number: int) -> str | None:
         stored, exif = image.transpose(Image.Transpose(STORED[turn])) if turn > 1 else image, Image.Exif()
         exif[0x0112] = turn
         options = {"icc_profile": PROFILES[profile], "exif": exif, "quality": 100, "subsampling": 0, "lossless": True}
-        if kind == "png" and mode in ("L", "P", "RGB", "I;16") and with_key:  # a transparent colour
+        if container == "png" and mode in ("L", "P", "RGB", "I;16") and with_key:  # a transparent colour
             key = np.array(image)[0, 0]
             options["transparency"] = tuple(map(int, key)) if mode == "RGB" else int(key)
             alpha = np.where((numbers == numbers[0, 0]).all(-1), 0, 255)
-        if container == "dng":
-            options["tiffinfo"] = {50706: b"\1\4\0\0"} if with_key else {254: 1}
         try:
-            if kind == "heic":
+            if container == "heic":
                 options = {"exif": exif.tobytes(), "icc_profile": PROFILES[profile] or PROFILES["sRGB"], "chroma": 444}
                 heif.from_pillow(stored).save(path, quality=-1, **options)
             else:
-                stored.save(path, kind, **options)
+                stored.save(path, container, **options)
         except (OSError, KeyError, ValueError, TypeError):
             return None
-    with heif.HeifImageFile(path) if kind == "heic" else Image.open(path) as written:
+    with heif.HeifImageFile(path) if container == "heic" else Image.open(path) as written:
         opened, profile = written.mode, profile if written.info.get("icc_profile") else "none"
-        if kind != "heic" and written.getexif().get(0x0112, 1) != turn:
+        if container != "heic" and written.getexif().get(0x0112, 1) != turn:
             return None  # the format holds no EXIF
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3] if container == "cut" else content)
     story = f"{number}: {mode} in {container}, profile {profile}, orientation {turn}: "
-    refused = container in ("dng", "cut")
-    try:
-        photo = read_photo(path)
-    except PhotoError as error:
-        return "" if refused and "\n" not in str(error) and len(str(error)) < 400 else f"{story}{error}"
+    photo = read_photo(path)
     truth, found = right(numbers, mode, profile, opened), 255 * unit_range(photo.rgb).permute(1, 2, 0).numpy()
     lossy = container in LOSSY and profile in SPACES and mode not in ("CMYK", "LAB")  # a level of the file may be many
     steps = product((-1, 0, 1), repeat=3) if lossy else [0]
     truths = np.stack([right(numbers + np.array(step) / 255, mode, profile, opened) for step in steps])
     shown = np.ones(truth.shape[:2], int) if alpha is None else alpha
-    if refused or found.shape != truth.shape or (photo.coverage is None) != (alpha is None):
+    if found.shape != truth.shape or (photo.coverage is None) != (alpha is None):
         return f"{story}read as {found.shape}, coverage {photo.coverage is not None}"
     off = np.maximum(found - truths.max(0), truths.min(0) - found)[shown > 0].max()
     if photo.coverage is not None:
         off = max(off, np.abs(255 * unit_range(photo.coverage).numpy() - shown).max())
-    if off > (8 if container in LOSSY else 3):
-        return f"{story}{off:.1f} off"
-    if photo.orientation in (2, 3, 4):  # a mask fits both ways, and patches have no outline that tells which is right
-        return ""
-    return masked(rng, folder / f"mask.{rng.choice(['png', 'tiff', 'bmp'])}", photo, story)
-
-
-def masked(rng: np.random.RandomState, path: Path, photo: Photo, story: str) -> str:
-    """What is wrong with how a mask of random form is read."""
-    form = MASKS[rng.randint(len(MASKS))]
-    object_ = np.zeros(photo.rgb.shape[1:], np.uint8)
-    object_[12:36, 10:30] = 1
-    truth = object_ * 255.0
-    mask = Image.fromarray(object_ * 255)
-    if form == "soft":
-        truth = np.add.outer(np.arange(len(object_)), np.arange(object_.shape[1])) * 2.0 * object_
-        mask = Image.fromarray(truth.astype(np.uint8))
-    elif form == "stored" and photo.orientation >= 5:
-        mask = mask.transpose(Image.Transpose(STORED[photo.orientation]))
-    elif form in ("classes", "inverted classes"):
-        low, high = sorted(rng.choice(np.arange(20, 240, 10), 2, replace=False))
-        mask = Image.fromarray(np.where(object_ == (form == "classes"), high, low).astype(np.uint8))
-    elif form == "coloured":
-        mask = Image.fromarray(np.array([[10, 90, 30], [240, 60, 200]], np.uint8)[object_])
-    elif form == "three":
-        mask = Image.fromarray(np.where(object_ > 0, 90, np.arange(len(object_))[:, None] // 20 * 70).astype(np.uint8))
-    elif form == "empty":
-        mask = Image.fromarray(object_ * 0)
-    mask.save(path)
-    try:
-        found = 255 * unit_range(read_mask(path, photo)[0]).numpy()
-    except PhotoError as error:
-        return "" if form in ("three", "empty") and "\n" not in str(error) else f"{story}{form}: {error}"
-    fits = form not in ("three", "empty") and found.shape == truth.shape and np.abs(found - truth).max() <= 3
-    return "" if fits else f"{story}{form} mask is read wrong"
+    return f"{story}{off:.1f} off" if off > (8 if container in LOSSY else 3) else ""
 
 
 @pytest.mark.filterwarnings("ignore")  # profiles that cannot be used
-def test_two_hundred_pictures_are_right_or_refused(tmp_path: Path) -> None:
-    rng = np.random.RandomState(SEED)
+def test_two_hundred_pictures_are_right(tmp_path: Path) -> None:
+    rng = np.random.RandomState(17)
     tried = (mixed(rng, tmp_path, number) for number in count())
     outcomes = list(islice((outcome for outcome in tried if outcome is not None), 200))
     assert not any(outcomes), "\n".join(filter(None, outcomes))

@@ -7,44 +7,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_sets import disc
+from odd_values import refused_or_finite
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from refusals import raised, unusable
 from torch.nn.functional import interpolate
 
+from upfusion_core import estimate_mask, prepare_views
 from upfusion_core.pipeline import photos as pipeline_photos
-from upfusion_core.pipeline.photos import (
-    estimate_coverage,
-    estimate_mask,
-    prepare_views,
-    read_mask,
-    read_photo,
-    resample,
-    unit_range,
-)
-from upfusion_core.support import decoding
+from upfusion_core.pipeline.photos import estimate_coverage, read_mask, read_photo, resample
 from upfusion_core.support.errors import InputError, MissingPackageError, PhotoError
+from upfusion_core.support.images import unit_range
 
 SIDE = 12
 
 
-def _gradient(mode: str = "RGB") -> Image.Image:
-    rng = np.random.RandomState(0)
-    return Image.fromarray(rng.randint(0, 256, (SIDE, SIDE + 4, 3), dtype=np.uint8)).convert(mode)
+def _gradient() -> Image.Image:
+    return Image.fromarray(np.random.RandomState(0).randint(0, 256, (SIDE, SIDE + 4, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
-def test_alpha_is_kept_straight(mode: str) -> None:
-    straight = _gradient("L" if mode == "LA" else "RGB")
-    alpha = Image.new("L", straight.size, 255)
+def test_alpha_is_kept_straight() -> None:
+    cutout, alpha = _gradient(), Image.new("L", (SIDE + 4, SIDE), 255)
     alpha.paste(0, (0, 0, 5, 5))
-    straight.putalpha(alpha)
-    photo = read_photo(straight.convert(mode))
+    cutout.putalpha(alpha)
+    photo = read_photo(cutout.convert("RGBa"))
     assert torch.equal(photo.coverage, torch.from_numpy(np.array(alpha)))
-    values = torch.from_numpy(np.array(straight.convert("RGB"))).permute(2, 0, 1)
-    assert torch.equal(photo.rgb[:, 6:], values[:, 6:])
-    straight.putalpha(255)
-    assert read_photo(straight.convert(mode)).coverage is None  # opaque everywhere says nothing
+    assert torch.equal(photo.rgb[:, :, 5:], read_photo(_gradient()).rgb[:, :, 5:])
+    cutout.putalpha(255)
+    assert read_photo(cutout).coverage is None  # opaque everywhere says nothing
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "grey.png"), (np.int32, "grey.tiff")])
@@ -62,16 +53,13 @@ def test_arrays_tensors_and_floats_agree() -> None:
     assert torch.equal(read_photo(tensor.half()).rgb, tensor.half().float())
     values = np.random.RandomState(1).rand(SIDE, SIDE).astype(np.float32)
     assert torch.equal(read_photo(Image.fromarray(values)).rgb[1], torch.from_numpy(values))
-    eighths = torch.arange(256, dtype=torch.uint8)
-    assert unit_range(eighths).numpy().tolist() == (np.arange(256, dtype=np.float32) / np.float32(255)).tolist()
 
 
 GOOD = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
+def test_what_is_no_picture() -> None:
+    for source, words in (
         (Image.fromarray(np.full((SIDE, SIDE), 255.0, np.float32)), r"photo 1 must be in \[0, 1\]"),
         (Image.fromarray(np.full((SIDE, SIDE), 70000, np.int32)), r"0\.\.65535"),
         (GOOD.masked_fill(GOOD.max() <= GOOD, torch.nan), "photo 1 must be finite, got 1 NaN"),
@@ -83,20 +71,16 @@ GOOD = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         (3, "must be a path, a PIL image or a tensor, got int"),
         (Image.new("RGB", (1, 1)), "at least 8 x 8 pixels, got 1 x 1"),
         (Image.new("RGB", (0, 5)), "must hold pixels, got 0 x 5"),
-    ],
-)
-def test_what_is_no_picture(source: object, words: str) -> None:
-    unusable(words, read_photo, source)
+    ):
+        unusable(words, read_photo, source)
 
 
 def test_missing_file_folder_text_and_empty_file(tmp_path: Path) -> None:
-    words = r"photo 3 must be a picture, but there is no file .*gone\.jpg; check the path"
-    unusable(words, read_photo, tmp_path / "gone.jpg", "photo 3")
+    unusable(r"photo 3 must be .* there is no file .*gone\.jpg; check", read_photo, tmp_path / "gone.jpg", "photo 3")
     unusable("is a folder; name the files in it", read_photo, tmp_path)
-    for name, content in (("text.jpg", b"this is no picture"), ("empty.png", b"")):
-        (tmp_path / name).write_bytes(content)
-        words = rf"photo 1 \({name}\) must be a whole picture file, but cannot be read \(.*\); save it anew"
-        unusable(words, read_photo, tmp_path / name)
+    for content in (b"this is no picture", b""):
+        (tmp_path / "a.jpg").write_bytes(content)
+        unusable(r"photo 1 \(a\.jpg\) must be a whole picture file, .*; save it anew", read_photo, tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "gif", "webp", "tiff", "bmp"])
@@ -113,24 +97,18 @@ def test_truncated_files_never_escape_with_another_error(kind: str, tmp_path: Pa
 def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
     path, rng = tmp_path / "d.jpg", np.random.RandomState(4)
     Image.fromarray(rng.randint(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    data = path.read_bytes()
-    outcomes = []
+    data = np.frombuffer(path.read_bytes(), np.uint8)
     for _ in range(60):
-        damaged = bytearray(data)
-        for position in rng.randint(0, len(data), 20):
-            damaged[position] = rng.randint(256)
-        path.write_bytes(damaged)
-        try:
-            outcomes.append(min(read_photo(path).rgb.shape) == 3)
-        except PhotoError as error:
-            outcomes.append("photo 1 (d.jpg)" in str(error))
-    assert all(outcomes)
+        damaged = data.copy()
+        damaged[rng.randint(0, len(data), 20)] = rng.randint(0, 256, 20)
+        path.write_bytes(damaged.tobytes())
+        photo = refused_or_finite(read_photo, path)
+        assert photo is None or min(photo.rgb.shape) == 3
 
 
 @pytest.mark.parametrize("side", [15_900, 60_000])  # Pillow's own limit, which is the host's, stays out of it
 def test_decompression_bombs_are_refused_by_their_header(side: int, tmp_path: Path) -> None:
-    before = Image.MAX_IMAGE_PIXELS
-    path = tmp_path / "bomb.bmp"
+    before, path = Image.MAX_IMAGE_PIXELS, tmp_path / "bomb.bmp"
     Image.new("1", (8, 8)).save(path)
     data = bytearray(path.read_bytes())
     data[18:26] = side.to_bytes(4, "little") * 2
@@ -139,30 +117,21 @@ def test_decompression_bombs_are_refused_by_their_header(side: int, tmp_path: Pa
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow hands PostScript to Ghostscript; a text chunk of a PNG may unpack to 3 MB; a tail has no end."""
-    _gradient().save(tmp_path / "art.eps")
-    (tmp_path / "art.eps").rename(tmp_path / "art.png")
-    unusable("must be a picture of pixels, got EPS; save it as PNG or JPEG", read_photo, tmp_path / "art.png")
-    chunk = PngInfo()
+def test_hostile_files(tmp_path: Path) -> None:
+    """Pillow hands PostScript to Ghostscript; a text chunk of a PNG may unpack to 3 MB."""
+    path, chunk = tmp_path / "art.png", PngInfo()
+    _gradient().save(path, "EPS")
+    unusable("must be a picture of pixels, got EPS; save it as PNG or JPEG", read_photo, path)
     chunk.add_text("bomb", "A" * 3_000_000, zip=True)
-    _gradient().save(tmp_path / "bomb.png", pnginfo=chunk)
-    unusable("cannot be read", read_photo, tmp_path / "bomb.png")
-    _gradient().save(tmp_path / "a.bmp")
-    with (tmp_path / "a.bmp").open("ab") as file:
-        file.truncate(10_001)
-    assert read_photo(tmp_path / "a.bmp").rgb.shape[0] == 3
-    monkeypatch.setattr(decoding, "_LARGEST_FILE", 10_000)
-    unusable(r"cannot be read \(it has 10,001 bytes, more than 10,000\); save it anew", read_photo, tmp_path / "a.bmp")
+    _gradient().save(path, pnginfo=chunk)
+    unusable("cannot be read", read_photo, path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 def test_devices_and_impossible_names(tmp_path: Path) -> None:
     unusable("is a device or pipe", read_photo, "/dev/zero")
     for name in ("x" * 5000, "a\0b.png", tmp_path / ("y" * 300)):
-        with pytest.raises(PhotoError, match="there is no file") as error:
-            read_photo(name)
-        assert len(str(error.value)) < 500
+        unusable("^.{0,100}there is no file .{0,300}; check the path$", read_photo, name)
 
 
 def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
@@ -171,11 +140,9 @@ def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
     expected[2:7, 3:9] = 1
     grey = Image.fromarray((expected * 255).byte().numpy())
     grey.save(tmp_path / "mask.png")
-    cutout = Image.new("RGBA", grey.size, (255, 255, 255, 0))
-    cutout.putalpha(grey)
-    sources = [tmp_path / "mask.png", grey, grey.convert("1"), grey.convert("RGB"), cutout, grey.convert("RGBA")]
-    sources += [expected, expected[None], expected.bool(), expected.bool().numpy(), np.array(grey)]
-    for source in sources:
+    cutout = Image.merge("RGBA", [Image.new("L", grey.size, 255)] * 3 + [grey])
+    pictures = tmp_path / "mask.png", grey, grey.convert("1"), grey.convert("RGB"), cutout, grey.convert("RGBA")
+    for source in (*pictures, expected, expected[None], expected.bool(), expected.bool().numpy(), np.array(grey)):
         assert torch.equal(unit_range(read_mask(source, photo)[0]), expected), source
     for wrong, words in (
         (Image.new("L", (28, 24)), r"mask of photo 1 must have the photo's size, 14 x 12, got 28 x 24"),
@@ -186,14 +153,15 @@ def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
 
 
 def _disc(height: int, width: int, center: tuple[float, float], radius: float) -> torch.Tensor:
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    return (radius + 0.5 - ((y - center[0]) ** 2 + (x - center[1]) ** 2).sqrt()).clamp(0, 1)
+    return torch.from_numpy(disc(height, width, center[1], center[0], radius)).float()
 
 
-def _box_of(mask: torch.Tensor) -> tuple[int, int, int, int]:
-    inside = mask > 0.5
-    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+def _box_of(mask: torch.Tensor) -> tuple[int, int, int, int] | None:
+    return Image.fromarray((mask > 0.5).numpy()).getbbox()
+
+
+def _picture(rgb: torch.Tensor) -> Image.Image:
+    return Image.fromarray((rgb * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def _on_white_photo(size: int = 32) -> torch.Tensor:
@@ -233,8 +201,6 @@ def test_crop_frames_the_object(height: int, width: int, center: tuple[int, int]
     assert torch.allclose(views.rgb[0, :, 115, 115], torch.tensor(0.3))
     assert torch.allclose(views.rgb[0, :, :3], torch.tensor(1.0))
     assert float(views.mask.sum()) == pytest.approx(np.pi * 100**2, rel=0.03)
-    again = prepare_views(photo, mask, size=230, margin=1.15)
-    assert torch.equal(views.rgb, again.rgb)
     faint = prepare_views(photo, 0.3 * mask, size=230)
     assert _box_of(faint.mask[0, 0] / 0.3) == (15, 15, 215, 215)
     assert float(faint.mask.max()) == pytest.approx(0.3, abs=0.03)  # bicubic rings by 7 %
@@ -281,16 +247,14 @@ def test_resample_agrees_with_torch_away_from_the_border(size: int) -> None:
 
 def test_resample_of_whole_pixels_is_exact() -> None:
     values = torch.rand(30, 40)
-    part = resample(values, (-2, 3, 14, 19), 16)
-    assert torch.equal(part[:, 2:], values[3:19, 0:14])
-    assert torch.equal(part[:, :2], torch.zeros(16, 2))
+    expected = torch.cat([torch.zeros(16, 2), values[3:19, :14]], dim=1)
+    assert torch.equal(resample(values, (-2, 3, 14, 19), 16), expected)
     assert torch.equal(resample(values, (100, 100, 108, 108), 8), torch.zeros(8, 8))
 
 
 def test_masks_and_coverage_by_hand() -> None:
-    darkness = torch.tensor([0.0, 7.0, 20.0, 40.0]) / 255
     rgb = torch.ones(3, 1, 4)
-    rgb[1] -= darkness  # one channel suffices
+    rgb[1] -= torch.tensor([0.0, 7.0, 20.0, 40.0]) / 255  # one channel suffices
     assert torch.allclose(estimate_mask(rgb)[0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]), atol=1e-5)
     # A row of grey 0.5 that covers 30 % of a pixel, two whole ones, one that is darker, and 80 % of the last
     rgb = torch.tensor([1.0, 1.0, 0.85, 0.5, 0.5, 0.0, 0.5, 0.5, 0.6, 1.0, 1.0]).expand(3, 1, -1)
@@ -300,19 +264,16 @@ def test_masks_and_coverage_by_hand() -> None:
 
 
 def test_mask_estimate_fills_small_white_places_and_ignores_noise(tmp_path: Path) -> None:
-    rgb = torch.ones(3, 100, 100)
-    rgb[:, 10:90, 10:90] = 0.4
-    rgb[:, 20:28, 20:28] = 1.0  # a highlight
-    rgb[:, 40:70, 40:70] = 1.0  # under a handle
-    rgb[:, 80:90, 45:48] = 1.0  # a slot, open to the outside
     expected = torch.zeros(100, 100)
     expected[10:90, 10:90] = 1
-    expected[40:70, 40:70] = 0
-    expected[80:90, 45:48] = 0
+    expected[40:70, 40:70] = 0  # under a handle
+    expected[80:90, 45:48] = 0  # a slot, open to the outside
+    rgb = (1 - 0.6 * expected).repeat(3, 1, 1)
+    rgb[:, 20:28, 20:28] = 1.0  # a highlight
     assert torch.equal(estimate_mask(rgb)[0], expected)
     mask = _disc(256, 256, (128, 120), 70)
     picture = 1 - mask * torch.tensor([0.2, 0.9, 0.7])[:, None, None]
-    Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "d.jpg", quality=90)
+    _picture(picture).save(tmp_path / "d.jpg", quality=90)
     estimate = prepare_views(tmp_path / "d.jpg").mask[0, 0]
     assert float(estimate[:40].max()) == 0
     assert float((estimate - mask).abs().mean()) < 0.01
@@ -321,16 +282,13 @@ def test_mask_estimate_fills_small_white_places_and_ignores_noise(tmp_path: Path
 
 def test_large_jpegs_are_read_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline_photos, "LARGEST", 50)
-    kept = {(96, 64): (96, 64), (104, 64): (52, 32), (210, 60): (105, 30), (404, 64): (101, 16)}
-    for given, expected in kept.items():
-        picture = Image.fromarray((_on_white_photo() * 255).byte().permute(1, 2, 0).numpy())
-        picture.resize(given).save(tmp_path / "d.jpg")
-        (source,) = prepare_views(tmp_path / "d.jpg", size=64).sources or ()
+    for given, expected in ((96, 64), (96, 64)), ((104, 64), (52, 32)), ((210, 60), (105, 30)), ((404, 64), (101, 16)):
+        _picture(_on_white_photo()).resize(given).save(tmp_path / "d.jpg")
+        (source,) = prepare_views(tmp_path / "d.jpg", size=64).sources
         assert source.size == expected, "the longer side keeps 50 pixels, sides stay whole"
         mask = torch.zeros(given[1], given[0], dtype=torch.uint8)
         mask[: given[1] // 2, : given[0] // 4] = 255
-        (masked,) = prepare_views(tmp_path / "d.jpg", mask.numpy(), size=64, crop=False).sources or ()
-        assert masked.mask is not None
+        (masked,) = prepare_views(tmp_path / "d.jpg", mask.numpy(), size=64, crop=False).sources
         assert masked.mask.shape == masked.rgb.shape[1:] == expected[::-1], "its mask becomes as small"
         assert masked.mask[: expected[1] // 2, : expected[0] // 4].min() == 255
         assert masked.mask.float().mean() == pytest.approx(255 * (given[0] // 4) / given[0] / 2, rel=0.02)
@@ -340,9 +298,9 @@ def test_ways_to_give_photos_and_masks_agree(tmp_path: Path) -> None:
     photos = [(photo * 255).round() / 255 for photo in (_on_white_photo(), _on_white_photo(40))]
     paths = [tmp_path / f"{index}.png" for index in range(2)]
     for photo, path in zip(photos, paths, strict=True):
-        Image.fromarray((photo * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+        _picture(photo).save(path)
     expected = prepare_views(photos, size=32).rgb
-    for given in (paths, [str(path) for path in paths], [Image.open(path) for path in paths]):
+    for given in (paths, list(map(str, paths)), list(map(Image.open, paths))):
         assert torch.equal(prepare_views(given, size=32).rgb, expected)
     assert torch.equal(prepare_views(photos[0], size=32).rgb, expected[:1])
     assert torch.equal(prepare_views(torch.stack([photos[0]] * 3), size=32).rgb, expected[:1].expand(3, -1, -1, -1))
@@ -365,9 +323,8 @@ def test_long_strips() -> None:
 PHOTO = _on_white_photo()
 
 
-@pytest.mark.parametrize(
-    ("given", "options", "error", "words"),
-    [
+def test_what_cannot_be_framed() -> None:
+    for given, options, error, words in (
         (([],), {}, InputError, "expected 1 to 64 photos, got 0"),
         (([PHOTO] * 65,), {}, InputError, "expected 1 to 64 photos, got 65; choose the most different views"),
         (([PHOTO] * 2, [torch.ones(32, 32)]), {}, InputError, "expected one mask for each of 2 photos, got 1"),
@@ -376,15 +333,8 @@ PHOTO = _on_white_photo()
         (([PHOTO] * 2, [None, torch.zeros(32, 32)]), {}, PhotoError, "photo 2 must cover the object, but it is empty"),
         ((torch.cat([PHOTO, PHOTO[:1] * 0]),), {"crop": False}, PhotoError, "photo 1 must cover the object, but it is"),
         ((torch.full((3, 64, 64), 0.99),), {}, PhotoError, "photo 1 must show an object, but it is white all over"),
-    ],
-)
-def test_what_cannot_be_framed(given: tuple, options: dict, error: type[Exception], words: str) -> None:
-    raised(error, words, prepare_views, *given, **options)
-
-
-def test_a_white_object_with_a_mask_is_no_mistake() -> None:
-    views = prepare_views(torch.ones(3, 64, 64), _disc(64, 64, (32, 32), 20), size=64)
-    assert float(views.mask.mean()) > 0.4
+    ):
+        raised(error, words, prepare_views, *given, **options)
 
 
 def test_background_removal(monkeypatch: pytest.MonkeyPatch) -> None:

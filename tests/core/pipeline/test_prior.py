@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -26,41 +27,30 @@ def function(first: Tensor, second: Tensor, given: Constants) -> Tensor:
     return first * given.scale + second + given.count * given.pairs[0][1].sum()
 
 
-class Recorder:
-    """Computes into the same result again; counts what it recorded."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-
-    def __call__(self, call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        self.recorded += 1
-        result = call()
-
-        def replay() -> None:
-            result.copy_(call())
-
-        return result, replay
+def record(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
+    """Computes into the same result again."""
+    result = call()
+    return result, lambda: result.copy_(call())
 
 
 def test_replays_follow_inputs_constants_and_settings() -> None:
-    recorder = Recorder()
+    recorder = Mock(side_effect=record)
     calls = CapturedCalls(function, recorder)
     first, second = torch.arange(3.0), torch.ones(3)
     three, five = constants(3.0), constants(5.0)
     kept = calls(first, second, three)
-    before = kept.clone()
     for given in (three, five, five, three):
         torch.testing.assert_close(calls(first + 1, second * 2, given), function(first + 1, second * 2, given))
-    assert recorder.recorded == 1
-    assert torch.equal(kept, before)  # an earlier result is not overwritten
+    assert recorder.call_count == 1
+    assert torch.equal(kept, function(first, second, three))  # an earlier result is not overwritten
     assert torch.equal(five.scale, torch.full((3,), 5.0))  # nor the caller's constants
-    recorder = Recorder()
+    recorder = Mock(side_effect=record)
     calls = CapturedCalls(function, recorder)
     for rows, count in ((1, 2), (2, 2), (1, 2), (1, 3), (1, 2)):
         first, given = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows)), constants(1.0, count)
         torch.testing.assert_close(calls(first, first, given), function(first, first, given))
-    assert recorder.recorded == 3
-    calls = CapturedCalls(function, Recorder())
+    assert recorder.call_count == 3
+    calls = CapturedCalls(function, record)
     with torch.inference_mode():
         first, given = torch.arange(3.0), constants(3.0)
         calls(first, first, given)
