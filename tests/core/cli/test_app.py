@@ -32,11 +32,8 @@ def test_help_names_the_commands_without_loading_torch() -> None:
 
 
 def test_empty_values_are_not_the_current_folder() -> None:
-    for arguments, name in (
-        (("info", ""), "every argument"),
-        (("train", "upsrt", "--data", "procedural", "--init", "", "-o", "x"), "--init"),
-    ):
-        assert f"{name} needs a value, got an empty one" in refused(*arguments)
+    assert "every argument needs a value, got an empty one" in refused("info", "")
+    assert "--init needs a value, got an empty one" in refused("train", "upsrt", "--init", "", "-o", "x")
     assert "there is no file" in refused("views", "none.png", "--prompt", "", "-o", "out")  # an empty prompt is one
 
 
@@ -59,17 +56,11 @@ def test_out_of_memory_and_ctrl_c_are_told(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_closed_stdout_is_told_in_a_sentence_and_durations_by_hand() -> None:
+def test_a_closed_stdout_is_told_and_durations_by_hand() -> None:
     assert [duration(seconds) for seconds in (3.21, 65, 4000)] == ["3.2 s", "1 min 5 s", "1 h 6 min"]
-    code = (
-        "import sys\nfrom upfusion_core.cli.console import answer\n"
-        "from upfusion_core.support.errors import OutputError\n"
-        "try:\n    answer('done')\nexcept OutputError as error:\n    sys.stderr.write(str(error))"
-    )
     reading, writing = os.pipe()
     os.close(reading)
-    status, _, complaint = process(code, stdout=writing)
+    status, _, complaint = process("from upfusion_core.cli.console import answer; answer('done')", stdout=writing)
     os.close(writing)
-    assert status == 0
-    assert complaint.startswith("the answer could not be printed on stdout (")
-    assert complaint.endswith("look at the files")
+    assert (status, "OutputError: the answer could not be printed on stdout (" in complaint) == (1, True)
+    assert complaint.endswith("look at the files\n")

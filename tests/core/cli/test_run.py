@@ -1,9 +1,7 @@
 """The run's folder: what is refused, what is kept and removed, what a continued run finds; its record and its lock."""
 
 import errno
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +11,10 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from command_runs import press, read_run
-from refusals import denied, refused
+from command_runs import change_run, press, read_run
+from refusals import denied, raised, refused
 
-from upfusion_core.cli.run import LOCK_NAME, Run, locked, new_record, open_run
+from upfusion_core.cli.run import LOCK_NAME, Run, locked, open_run
 from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
@@ -36,16 +34,15 @@ def write(run: Run, name: str, keep: bool = True) -> None:
         path.write_text(name)
 
 
-def attempt(folder: Path, act: Callable[[Run], None] | None = None, **options: bool) -> None:
-    """A run that does `act`, or one view."""
+def one_view(run: Run) -> None:
+    begin(run)
+    with run.stage("views"):
+        write(run, "views/000.png")
 
-    def one_view(run: Run) -> None:
-        begin(run)
-        with run.stage("views"):
-            write(run, "views/000.png")
 
+def attempt(folder: Path, act: Callable[[Run], object] = one_view, **options: bool) -> None:
     with open_run(folder, "views", **options) as run:
-        (act or one_view)(run)
+        act(run)
 
 
 def names(folder: Path) -> list[str]:
@@ -54,10 +51,8 @@ def names(folder: Path) -> list[str]:
 
 def test_finished_run_and_its_record(tmp_path: Path) -> None:
     def act(run: Run) -> None:
-        begin(run)
+        one_view(run)
         run.temporary("preview.png").write_text("preview")
-        with run.stage("views"):
-            write(run, "views/000.png")
         write(run, "views.png")
         run.check_model(MODEL)
 
@@ -100,8 +95,13 @@ def test_force_replaces_the_old_files_only_when_the_new_run_begins(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.png", "notes.txt", "run.json"]
 
 
-@pytest.mark.parametrize("error", [InputError("no good"), KeyboardInterrupt()])
-def test_before_anything_is_finished_nothing_is_left(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(("error", "status"), [(InputError("no good"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_what_is_finished_is_kept(error: BaseException, status: str, tmp_path: Path) -> None:
+    nothing, something = "^no good$", "^no good$"
+    if status == "interrupted":
+        nothing = "nothing was finished, so nothing was kept"
+        something = f"^interrupted; to continue: upfusion views --resume -o {tmp_path}$"
+
     def before_begin(run: Run) -> None:
         raise error
 
@@ -111,33 +111,23 @@ def test_before_anything_is_finished_nothing_is_left(tmp_path: Path, error: Base
             write(run, "inputs/001.png", keep=False)
         raise error
 
-    for act in (before_begin, after_the_photos):
-        with pytest.raises((InputError, KeyboardInterrupt), match=r"no good|nothing was finished, so nothing was kept"):
-            attempt(tmp_path / "a" / "b", act)
-        assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.parametrize(("error", "status"), [(InputError("x"), "failed"), (KeyboardInterrupt(), "interrupted")])
-def test_what_is_finished_is_kept(error: BaseException, status: str, tmp_path: Path) -> None:
-    def act(run: Run) -> None:
+    def within_the_views(run: Run) -> None:
         begin(run)
         with run.stage("views"):
             write(run, "views/000.png")
             raise error
 
-    with pytest.raises((InputError, KeyboardInterrupt)) as caught:
-        attempt(tmp_path, act)
+    for act in (before_begin, after_the_photos):
+        raised(type(error), nothing, attempt, tmp_path / "a" / "b", act)
+        assert not (tmp_path / "a").exists()
+    raised(type(error), something, attempt, tmp_path, within_the_views)
     assert (read_run(tmp_path)["status"], read_run(tmp_path)["stages"]) == (status, [])
     assert (tmp_path / "views/000.png").exists()
-    if status == "interrupted":
-        assert str(caught.value) == f"interrupted; to continue: upfusion views --resume -o {tmp_path}"
 
 
 def test_on_a_full_disk_only_a_minute_s_work_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def act(run: Run) -> None:
-        begin(run)
-        with run.stage("views"):
-            write(run, "views/000.png")
+        one_view(run)
         raise OutputError("out could not be written: the disk is full")
 
     denied(r"the disk is full$", attempt, tmp_path / "quick", act)
@@ -236,38 +226,23 @@ def test_other_files_about_the_folder_are_no_hindrance(tmp_path: Path) -> None:
     assert (run / "photo.png").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("written", "options"), [(["photos.png"], {}), ([], {"writes": ["photos.png"]})])
-def test_photos_under_the_name_of_a_result(tmp_path: Path, written: list[str], options: dict[str, Any]) -> None:
+def test_photos_under_the_name_of_a_result(tmp_path: Path) -> None:
     photo = tmp_path / "photos.png"
     photo.write_text("mine")
-    denied(r"would replace .*photos\.png", again, tmp_path, photo, *written, **options)
-    assert (names(tmp_path), photo.read_text()) == (["photos.png"], "mine")
+    for written, options in ((["photos.png"], {}), ([], {"writes": ["photos.png"]})):
+        denied(r"would replace .*photos\.png", again, tmp_path, photo, *written, **options)
+        assert (names(tmp_path), photo.read_text()) == (["photos.png"], "mine")
 
 
-def written(**changes: object) -> str:
-    return json.dumps(new_record("views", {"model": "mini"}, {"photos": ["a\udcff.png"]}, {}).model_dump() | changes)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[" * 100_000, "nested too deeply"),
-        (written(format=1), "its format is another"),
-        (written(temporary_files=["../mine.txt"]), "its temporary_files.0 is another"),
-        (written(files=[str(Path.cwd())]), "its files.0 is another"),
-    ],
-    ids=range(4),
-)
-def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
+@pytest.mark.parametrize(("entry", "value"), [("format", 1), ("temporary_files", ["../mine.txt"])])
+def test_what_is_no_record(tmp_path: Path, entry: str, value: object) -> None:
     """It is not continued; --force writes over it, and removes nothing outside of the folder."""
-    path = tmp_path / "run" / "run.json"
-    path.parent.mkdir()
+    attempt(tmp_path / "run")
+    change_run(tmp_path / "run", sources={"photos": ["a\udcff.png"]}, **{entry: value})
     (tmp_path / "mine.txt").write_text("mine")
-    path.write_text(text, encoding="utf-8")
-    refused(words, attempt, path.parent, resume=True)
-    assert path.read_text(encoding="utf-8") == text
-    attempt(path.parent, force=True)
-    assert read_run(path.parent)["status"] == "finished"
+    refused(rf"its {entry}(\.0)? is another", attempt, tmp_path / "run", resume=True)
+    attempt(tmp_path / "run", force=True)
+    assert read_run(tmp_path / "run")["status"] == "finished"
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -285,40 +260,16 @@ def test_second_is_refused_and_told_who_holds(tmp_path: Path, name: str, words: 
     assert names(folder) == ["done"]
 
 
-def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from upfusion_core.cli.run import locked\n"
-        "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "held\n"
-    denied(f"process {child.pid}", locked(tmp_path).__enter__)
-    child.kill()
-    child.communicate()
-    assert (tmp_path / LOCK_NAME).exists()
-    with locked(tmp_path):
-        assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
-
-
 @NOT_ON_WINDOWS  # which locks otherwise
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_a_drive_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, code: int) -> None:
-    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(code, "flock")))
+def test_a_drive_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "flock")))
     attempt(tmp_path / "run")
     assert "on a drive without file locks" in " ".join(capsys.readouterr().err.split())
     assert names(tmp_path) == ["run/run.json", "run/views/000.png"]
 
 
 @NOT_ON_WINDOWS
-def test_folders_that_cannot_be_written_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("mine")
-    denied("cannot be written to", locked(tmp_path / "file" / "below").__enter__)
-    error = PermissionError(13, "Permission denied")
-    monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=error))
-    denied("Permission denied", locked(tmp_path).__enter__)
-    assert names(tmp_path) == ["file"]
-    monkeypatch.undo()
+def test_a_link_in_the_place_of_the_lock(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (tmp_path / LOCK_NAME).symlink_to(precious)
