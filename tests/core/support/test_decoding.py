@@ -51,12 +51,6 @@ def test_profiles_for_which_quick_tables_are_too_rough(tmp_path: Path) -> None:
         assert off(read(tmp_path / "a.png"), 255 * truth) <= 1.5
 
 
-def test_grey_profiles_of_formats_without_grey(tmp_path: Path) -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    Image.fromarray(grey).save(tmp_path / "a.webp", lossless=True, icc_profile=gray_profile(1.0))
-    assert off(read(tmp_path / "a.webp"), 255 * encoded(grey / 255)[..., None]) <= 1
-
-
 def test_profiles_that_cannot_be_used(tmp_path: Path) -> None:
     truth = 255 * meant(PATCHES / 255, "p3")
     assert np.abs(truth - PATCHES).max() > 40  # what neglecting a profile costs
