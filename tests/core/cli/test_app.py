@@ -25,9 +25,10 @@ def process(code: str, *arguments: str, stdout: int = subprocess.PIPE, **variabl
     return found.returncode, found.stdout, found.stderr
 
 
-def test_help_names_the_commands_without_loading_torch() -> None:
-    _, shown, _ = process(f"import sys\ntry:\n    {RUN}\nfinally:\n    print('torch' in sys.modules)", "--help")
-    assert shown.strip().endswith("False")
+def test_help_names_the_commands_without_loading_what_takes_seconds() -> None:
+    heavy = {"torch", "numpy", "diffusers", "trimesh", "einops"}
+    _, shown, _ = process(f"import sys\ntry:\n    {RUN}\nfinally:\n    print({heavy} & set(sys.modules))", "--help")
+    assert shown.strip().endswith("set()")
     assert all(command in shown for command in app_module.COMMANDS)
 
 

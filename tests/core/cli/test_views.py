@@ -57,25 +57,18 @@ def test_views_writes_what_the_library_samples(
     assert (record["status"], record["model_id"], len(record["files"])) == ("finished", model.model_id, 10)
 
 
-def test_predict(photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done("predict", *photos, "-m", tiny, "-o", out, "--count", 4, "--size", 24)
-    scene = model.encode(prepare_views(photos, size=16))
-    assert_saved(out, model.predict(scene, orbit_cameras([0, 90, 180, 270]), size=24))
-    assert pixels(out / "views.png").shape == (48, 48, 3)
-    assert imageio.imread(out / "turntable.gif", index=None).shape == (4, 24, 24, 3)
-
-
 def test_photo_1s_elevation_is_found_unless_told(
     photos: list[Path], tiny: Path, model: UpFusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("upfusion_core.cli.inputs.estimate_elevation", lambda views: 41.5)
     scene = model.encode(prepare_views(photos, size=16), 41.5)
     for name, words, elevation in (("found", (), 41.5), ("told", ("--photo-elevation", 0), 0.0)):
-        said = done("predict", *photos, "-m", tiny, "-o", tmp_path / name, "--count", 2, "--size", 16, *words)
+        said = done("predict", *photos, "-m", tiny, "-o", tmp_path / name, "--count", 2, "--size", 24, *words)
         assert ("Photo 1 looks down by 42 degrees" in said) == (name == "found")
         assert read_run(tmp_path / name)["settings"]["photo_elevation"] == elevation
-    assert_saved(tmp_path / "found", model.predict(scene, orbit_cameras([0, 180], 41.5), size=16))
+    assert_saved(tmp_path / "found", model.predict(scene, orbit_cameras([0, 180], 41.5), size=24))
+    assert pixels(tmp_path / "found/views.png").shape == (24, 48, 3)
+    assert imageio.imread(tmp_path / "found/turntable.gif", index=None).shape == (2, 24, 24, 3)
     monkeypatch.setattr("upfusion_core.cli.inputs.estimate_elevation", lambda views: None)
     assert "finished already" in done("predict", "-o", tmp_path / "found", "--resume")  # as it was found
 

@@ -3,9 +3,6 @@
 import json
 import pickle
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,8 +11,6 @@ from refusals import refused, unfit
 
 from upfusion_core import CheckpointError, InputError, config
 from upfusion_core.config import TrainConfig, configuration, from_value, to_dict
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @configuration
@@ -89,10 +84,3 @@ def test_faults_of_files() -> None:
         ({"name": object()}, "a.json must be what JSON can hold, but is not"),
     ):
         unfit("^" + re.escape(sentence), from_value, Tree, content, "a.json", CheckpointError)
-
-
-def test_importing_the_package_and_its_configuration_is_free() -> None:
-    heavy = {"torch", "numpy", "typer", "click", "rich", "diffusers", "trimesh"}
-    code = f"import sys, upfusion_core.config; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]"

@@ -4,11 +4,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from analytic_fields import AnalyticField, ball
-from refusals import refused
+from refusals import raised, refused
 
 from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.config import RaySampling
@@ -19,7 +20,6 @@ from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.types import InputViews, RenderedViews, SceneEncoding
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-SAMPLING = RaySampling(uniform=16, importance=8)
 
 
 class Small:
@@ -56,17 +56,14 @@ def warned(*lines: str) -> Iterator[None]:
 )
 def test_what_allocators_say(error: Exception) -> None:
     assert is_out_of_memory(error)
-    refused: list[slice] = []
 
     def work(part: slice) -> int:
         if part.stop - part.start > 2:
-            refused.append(part)
             raise error
         return part.stop
 
     with warned("out of memory with 4 things at a time; going on with 2"):
         assert list(Chunk(4, "thing").map(work, 5)) == [2, 4, 5]
-    assert refused == [slice(0, 4)]
 
 
 def test_not_even_one_fits() -> None:
@@ -80,13 +77,10 @@ def test_not_even_one_fits() -> None:
         assert [float(value) for value in sums] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes differ"), ValueError("no")])
-def test_other_errors_and_interrupts_pass(error: BaseException) -> None:
-    def work(part: slice) -> None:
-        raise error
-
-    with warned(), pytest.raises(type(error)):
-        list(Chunk(4, "thing").map(work, 5))
+def test_other_errors_and_interrupts_pass() -> None:
+    for error in (KeyboardInterrupt(), RuntimeError("shapes differ")):
+        with warned():
+            raised(type(error), "", list, Chunk(4, "thing").map(Mock(side_effect=error), 5))
 
 
 def test_a_halved_chunk_stays_so_and_counts_what_items_stand_for() -> None:
@@ -114,7 +108,8 @@ class SmallField(AnalyticField):
 
 def test_rendering_and_meshes() -> None:
     def seen(field: AnalyticField) -> RenderedViews:
-        return render_views(field, field.aabb, orbit_cameras([0.0, 90.0]), 32, sampling=SAMPLING, chunk=512)
+        few = RaySampling(uniform=16, importance=8)
+        return render_views(field, field.aabb, orbit_cameras([0.0, 90.0]), 32, sampling=few, chunk=512)
 
     expected, field = seen(AnalyticField(ball())), SmallField(16 * 200)
     with warned("out of memory with 512 rays at a time; going on with 256", "out of memory with 256 rays"):
@@ -174,17 +169,12 @@ def test_sampled_views(model: UpFusion, scene: SceneEncoding, monkeypatch: pytes
     assert steps[3:] == [(step, 12) for step in range(4, 13)]
 
 
-@pytest.mark.parametrize(
-    ("message", "devices"),
-    [
-        ("must hold values", ["meta"]),
-        ("one of torch's", ["nowhere", 3.5]),
-        ("no (cpu:1|cuda:99|xla) device", ["cpu:1", "cuda:99", "xla"]),
-    ],
-)
-def test_devices_by_name(devices: list[object], message: str) -> None:
-    for device in devices:
-        refused(message, existing_device, device)
+def test_devices_by_name() -> None:
+    for device in ("cpu:1", "cuda:99", "xla"):
+        refused(f"no {device} device", existing_device, device)
+    for device in ("nowhere", 3.5):
+        refused("one of torch's", existing_device, device)
+    refused("must hold values", existing_device, "meta")
     assert existing_device("cpu") == torch.device("cpu")
     assert existing_device("auto") == existing_device(None)
     assert existing_device(None).type == "cuda" or not torch.cuda.is_available()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import sys
 import zipfile
 from argparse import Namespace
@@ -111,26 +110,18 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     unfit("unpacks to 50,000,000 bytes", read_weights, path)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("keep", [0, 10, 0.3, 0.9])
-def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
-    path = tmp_path / f"weights{suffix}"
-    big = {"a": torch.rand(2000)}
-    torch.save(big, path) if suffix == ".pt" else save_file(big, path)
-    data = path.read_bytes()
-    path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
-    unfit(r"again", read_weights, path)
+@pytest.mark.parametrize("keep", [0, 10, 2500, 7500])
+def test_truncated_files(tmp_path: Path, keep: int) -> None:
+    torch.save({"a": torch.rand(2000)}, tmp_path / "a.pt")
+    save_file({"a": torch.rand(2000)}, tmp_path / "a.safetensors")
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:keep])
+        unfit(r"again", read_weights, path)
 
 
 def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
-    content = {
-        "fingerprint": "of a run",
-        "half": torch.rand(3, 4, dtype=torch.float32).bfloat16().t(),
-        "none": None,
-        "empty": torch.zeros(0, 2),
-        "flag": torch.tensor(True),
-        "nested": OrderedDict(a=[1, (2.5, "x")], b={0: torch.arange(3)}),
-    }
+    nested = OrderedDict(a=[1, (2.5, "x")], b={0: torch.arange(3)})
+    content = {"fingerprint": "of a run", "half": torch.rand(3, 4).bfloat16().t(), "none": None, "nested": nested}
     save_tensors(content, tmp_path / "state.pt")
     for mapped in (False, True):
         back = read_saved(tmp_path / "state.pt", "a state", mapped=mapped)
@@ -139,7 +130,7 @@ def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
         assert back["nested"]["a"] == [1, (2.5, "x")]
 
 
-def test_other_files_and_one_changed_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_and_one_changed_bit(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     for content in (b"junk", b"PK\x03\x04", b""):
         path.write_bytes(content)
@@ -152,14 +143,9 @@ def test_other_files_and_one_changed_bit(tmp_path: Path, monkeypatch: pytest.Mon
         unfit(f"named tensors, {words}", read_weights, path)
     torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, path)
     unfit("not quantised", read_weights, path)
-    save_tensors({"fingerprint": "", "values": torch.full((1000,), 0.125)}, path)
+    values = torch.full((1000,), 0.125)
+    save_tensors({"fingerprint": "", "values": values}, path)
     saved = bytearray(path.read_bytes())
-    saved[saved.index(torch.full((1000,), 0.125).numpy().tobytes()) + 2001] ^= 1
+    saved[saved.index(values.numpy().tobytes()) + 2001] ^= 1
     path.write_bytes(saved)
     unfit(r"state\.pt was changed or damaged since it was saved; delete it", read_saved, path, "a state")
-
-    def damaged(*_: object, **__: object) -> None:
-        raise pickle.UnpicklingError("invalid load key")
-
-    monkeypatch.setattr(torch, "load", damaged)
-    unfit("invalid load key", read_weights, path)
