@@ -18,7 +18,6 @@ from upfusion_core.cli.datasets import completed, evaluation_config
 from upfusion_core.config import PRESETS, EvaluationConfig
 from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Evaluate, Folder, Pack
-from upfusion_core.data import DATA_FORMATS
 from upfusion_core.data.shards import PictureFormat, ShardedViews
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.pipeline.upfusion import UpFusion
@@ -166,7 +165,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
-    assert options_of(Pack)["kind"].choices == tuple(DATA_FORMATS)
     assert options_of(Pack)["pictures"].choices == get_args(PictureFormat)
     content = json.loads((shards / "index.json").read_text())
     names = {shard["name"] for shard in content["shards"]} | {"index.json"}

@@ -36,15 +36,17 @@ def record_of(path: Path) -> dict[str, Any]:
 
 def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "ball.obj"
-    done("mesh", stored, "-o", out, "--resolution", 16, "--texture-size", 64, "--device", "cpu")
+    told = ("--resolution", 16, "--texture-size", 64, "--size-mm", 80, "--up", "z", "--device", "cpu")
+    done("mesh", stored, "-o", out, *told)
     assert {path.name for path in tmp_path.iterdir()} == {"ball.obj", "ball.mtl", "ball.png", "ball.obj.run.json"}
     record = record_of(out)
     assert (record["command"], record["status"], len(record["files"])) == ("mesh", "finished", 3)
-    surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": None, "up": "y"}
+    surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": 80.0, "up": "z"}
     assert record["settings"] == {"splats": False, **surface}
     assert "is the source itself" in refused("mesh", out, "-o", out, "--force")
     found = trimesh.load(out, force="mesh")
     assert len(found.faces) == record["mesh"]["faces"] > 0
+    assert found.extents.max() == pytest.approx(80, abs=1e-3)
     picture = found.visual.material.image
     assert picture.size == (64, 64)
     assert all(abs(value - 128) <= 1 for value in picture.convert("RGB").getpixel((32, 32)))
@@ -60,15 +62,6 @@ def test_splats(stored: Path, tmp_path: Path) -> None:
     assert (np.abs(grey).max() < 0.05, bool((width[:, 2] <= width[:, 0]).all())) == (True, True)
     assert np.linalg.norm(turn, axis=1) == pytest.approx(1, abs=1e-5)
     assert "are written as .ply" in refused("mesh", stored, "-o", tmp_path / "a.glb", "--splats")
-
-
-def test_a_format_without_textures(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upfusion_core.surface.extract.unwrap", None)
-    out = tmp_path / "ball.stl"
-    done("mesh", stored, "-o", out, "--resolution", 16, "--size-mm", 80, "--up", "z", "--device", "cpu")
-    found = trimesh.load(out)
-    assert found.is_watertight
-    assert found.extents.max() == pytest.approx(80, abs=1e-3)
 
 
 @pytest.mark.parametrize(

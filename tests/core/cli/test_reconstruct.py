@@ -26,6 +26,8 @@ SMALL = (
     "--device", "cpu", "--checkpoint-every", 1, "--format", "stl", "--views", 2, "--steps", 1, "--resolution", 24,
     "--turntable-size", 16, "--format", "glb", "--texture-size", 64, "--threshold", 10,
 )  # fmt: skip
+WRITTEN = {"inputs/001.png", "inputs/002.png", "photos.png", "views.png", "turntable.gif", "mesh.glb",
+           "field.safetensors", "run.json", "photo_cameras.json", "views.json"}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,17 +63,7 @@ def same_fields(first: Path, second: Path) -> bool:
 
 
 def test_everything_is_written(whole: Path) -> None:
-    pictures = {"inputs/001.png", "inputs/002.png", "photos.png", "views/000.png", "views/001.png", "views.png"}
-    stored = {
-        "field.safetensors",
-        "turntable.gif",
-        "run.json",
-        "photo_cameras.json",
-        "views.json",
-        "mesh.glb",
-        "mesh.stl",
-    }
-    assert files(whole) == pictures | stored
+    assert files(whole) == WRITTEN | {"views/000.png", "views/001.png", "mesh.stl"}
     assert imageio.imread(whole / "turntable.gif", index=None).shape == (6, 16, 16, 3)
     record = read_run(whole)
     assert len(trimesh.load_mesh(whole / "mesh.glb").faces) == record["mesh"]["faces"] > 0
@@ -153,10 +145,6 @@ def test_presets_and_what_changes_in_them() -> None:
     assert config(preset="reference", perceptual="none") == DistillConfig.named("reference", perceptual="none")
 
 
-WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png", "turntable.gif", "mesh.glb",
-           "field.safetensors", "run.json", "photo_cameras.json", "views.json"}  # fmt: skip
-
-
 def test_a_demo_and_its_continuation(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruct, "sampled_by", small_distillation(sampled_by))
     monkeypatch.setattr(reconstruct, "SHEET_SIZE", 16)
@@ -167,7 +155,7 @@ def test_a_demo_and_its_continuation(tiny_bundle: Path, tmp_path: Path, monkeypa
     for words in ("no --model given, so this takes mini", "First picture after", str(whole / "sheet.png")):
         assert words in said
     numbered = {f"{kind}/{index:03d}.png" for kind in ("views", "predictions") for index in range(8)}
-    assert files(whole) == WRITTEN | numbered | {"inputs/001.png", "inputs/002.png"}
+    assert files(whole) == WRITTEN | numbered | {"truth.png", "prediction.png", "sheet.png"}
     record = read_run(whole)
     assert record["example"] == example_views(2).name
     assert (record["settings"]["model"], record["settings"]["guidance"]) == ("mini", 9.0)

@@ -50,15 +50,12 @@ def names(folder: Path) -> list[str]:
 
 
 def test_finished_run_and_its_record(tmp_path: Path) -> None:
-    def act(run: Run) -> None:
+    with open_run(tmp_path / "new" / "deeper", "views") as run:
         one_view(run)
         run.temporary("preview.png").write_text("preview")
         write(run, "views.png")
         run.check_model(MODEL)
-
-    folder = tmp_path / "new" / "deeper"
-    attempt(folder, act)
-    record = read_run(folder)
+    record = read_run(run.folder)
     expected = {"command": "views", "settings": SETTINGS, "inputs": INPUTS, "status": "finished", "stages": ["views"]}
     expected |= {"format": 2, "model_id": "fingerprint", "device": "cpu, float32"}
     assert record | expected | {"files": ["views/000.png", "views.png"]} == record
@@ -139,8 +136,7 @@ def test_on_a_full_disk_only_a_minute_s_work_is_kept(tmp_path: Path, monkeypatch
 
 def test_the_answer_comes_when_all_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upfusion_core.cli.run.answer", press)
-    with pytest.raises(KeyboardInterrupt):
-        attempt(tmp_path, lambda run: (begin(run), run.tell("one picture")))
+    raised(KeyboardInterrupt, "", attempt, tmp_path, lambda run: (begin(run), run.tell("one picture")))
     assert read_run(tmp_path)["status"] == "finished"
 
 
@@ -153,16 +149,13 @@ def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
         (tmp_path / ".3.99.partial.png").write_text("torn")
         press()
 
-    def again(run: Run) -> None:
+    raised(KeyboardInterrupt, "", attempt, tmp_path, act)
+    (tmp_path / "2.png").unlink()
+    with open_run(tmp_path, "views", resume=True) as run:
         assert run.stored.settings == SETTINGS
         begin(run)
         assert [run.finished("one"), run.finished("two")] == [True, False]
         assert [run.has("1.png"), run.has("2.png")] == [True, False]
-
-    with pytest.raises(KeyboardInterrupt):
-        attempt(tmp_path, act)
-    (tmp_path / "2.png").unlink()
-    attempt(tmp_path, again, resume=True)
     assert not (tmp_path / ".3.99.partial.png").exists()
     with open_run(tmp_path, "views", resume=True) as run:
         assert run.already_finished
