@@ -84,13 +84,12 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     assert listed(tmp_path, 'Name;Photos;Format\nc;d;"obj;glb"\n;;\n') == [second]
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
+def test_a_wrong_list_is_refused_with_line_and_column(tmp_path: Path) -> None:
+    for text, sentence in (
         ("name,photos,elevation\na,1.png,100", "list.csv, line 2, column elevation must be between -89.0 and 89.0"),
         ("name,photos,shine\na,1.png,2", "line 1, column shine must be name or an option of reconstruct"),
         ("name,photos,elevation,photo-elevation\na,1.png,1,2", "line 1: columns must differ"),
-        ("name,photos\na,1.png,2.png", "line 2 must have 2 columns, got 3; put cells with \",\" in quotes"),
+        ("name,photos\na,1.png,2.png", 'line 2 must have 2 columns, got 3; put cells with "," in quotes'),
         ('name,photos,prompt\na,1,"on\ntwo"\nb,,"\n"', "line 4, column photos must be given"),
         ("name,photos\na,1.png;", "line 2, column photos must be given once, no part empty"),
         ("name,photos\nIndex.csv,1", "line 2, column name must be another than in the batch's own files"),
@@ -101,10 +100,8 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
         ('\n{"name": "a", "photos": "1"\n', "line 2 must be JSON, but is not (Expecting ',' delimiter: column 28"),
         ('{"name": "a", "photos": "1", "seed": null, "views": 101}', "line 1, column views must be between 0 and 100"),
         ('{"name": "a", "photos": "1", "elevation": 1, "photo_elevation": 2}', "photo_elevation must be given once"),
-    ],
-)  # fmt: skip
-def test_a_wrong_list_is_refused_with_line_and_column(text: str, sentence: str, tmp_path: Path) -> None:
-    wrong(re.escape(sentence), listed, tmp_path, text, ".jsonl" if "{" in text else ".csv")
+    ):
+        wrong(re.escape(sentence), listed, tmp_path, text, ".jsonl" if "{" in text else ".csv")
 
 
 def test_nothing_is_written_for_a_wrong_list(tmp_path: Path) -> None:

@@ -166,11 +166,6 @@ def test_a_demo_and_its_continuation(tiny_bundle: Path, tmp_path: Path, monkeypa
 def test_a_sheet_by_hand() -> None:
     red = torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 4, 4)
     sheet = labelled_sheet({"one": red[None], "two": torch.stack([1 - red, red])}, ["a", "b"], 20)
-    head, left, step = 4, 12, 22
-    assert sheet.shape == (3, head + 2 * step, left + 2 * step)
-
-    def cell(row: int, column: int) -> list[float]:
-        top, start = head + row * step, left + column * step
-        return sheet[:, top : top + 20, start : start + 20].mean((1, 2)).tolist()
-
-    assert [cell(0, 0), cell(1, 0), cell(0, 1), cell(1, 1)] == [[1, 0, 0], [1, 1, 1], [0, 1, 1], [1, 0, 0]]
+    cells = sheet[:, 4:, 12:].unfold(1, 20, 22).unfold(2, 20, 22)  # below the titles, beside the labels, 2 pixels apart
+    assert sheet.shape == (3, 4 + 2 * 22, 12 + 2 * 22)
+    assert cells.mean((3, 4)).permute(1, 2, 0).tolist() == [[[1, 0, 0], [0, 1, 1]], [[1, 1, 1], [1, 0, 0]]]
