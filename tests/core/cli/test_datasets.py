@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ def test_two_workers_evaluate_as_one(evaluated: Path, meshes: Path, tmp_path: Pa
     told = evaluation(meshes, "--objects", 3, "--photos", 1, "--threads", 1)
     for workers in (1, 2):
         said = done(*told, "-o", tmp_path / str(workers), "--workers", workers)
-        assert all(words in said for words in ("Skipped b.ply:", "2 objects, 1 skipped"))
+        assert "Skipped b.ply:" in said
     for name in ("report.json", "report.md", "sheet.png", "objects/000000.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     content = report_of(tmp_path / "2")
@@ -99,8 +99,7 @@ def test_ctrl_c_in_the_first_field_keeps_it(tmp_path: Path, monkeypatch: pytest.
         press()
 
     monkeypatch.setattr(UpFusion, "distill", pressed)
-    said = interrupted(*evaluation(), "--stages", "field", "-o", tmp_path / "out")
-    assert "upfusion evaluate --resume -o" in said
+    assert "upfusion evaluate --resume" in interrupted(*evaluation(), "--stages", "field", "-o", tmp_path / "out")
     assert [path.read_bytes() for path in (tmp_path / "out").rglob("*.state")] == [b"a state"]
 
 
@@ -139,11 +138,9 @@ def test_what_evaluate_asks_for() -> None:
         assert completed(command, new=True).held_out == held_out
         assert completed(command, new=False).held_out is None  # a run from before there was the option
     assert options_of(Evaluate)["preset"].choices == tuple(PRESETS)
-    command = Evaluate(Folder(Path("out")), protocol=EvaluationConfig(photos=(3,)), guidance=3.0)
-    config = evaluation_config(replace(command, preset="reference", perceptual="none"))
-    assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
-    config = evaluation_config(replace(command, preset="draft"))
-    assert (config.distill.preset, config.distill.guidance, config.photos) == ("draft", 3.0, (3,))
+    protocol, given = EvaluationConfig(photos=(3,)), {"guidance": 3.0, "preset": "reference", "perceptual": "none"}
+    config = evaluation_config(Evaluate(Folder(Path("out")), protocol=protocol, **given))
+    assert (config.photos, {name: getattr(config.distill, name) for name in given}) == ((3,), given)
 
 
 def test_lpips_with_the_user_s_weights(tmp_path: Path) -> None:
@@ -177,19 +174,12 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
 
 @pytest.mark.usefixtures("forked")
 def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add, out = tarfile.TarFile.addfile, tmp_path / "out"
-
-    def pressing(self: tarfile.TarFile, info: tarfile.TarInfo, content: object) -> None:
-        if info.name.startswith("000000003"):
-            press()
-        add(self, info, content)
-
+    out, pressed = tmp_path / "out", Mock(side_effect=[None] * 3 + [KeyboardInterrupt])
     with monkeypatch.context() as patch:
-        patch.setattr(tarfile.TarFile, "addfile", pressing)
+        patch.setattr("upfusion_core.cli.datasets.progress", lambda title: nullcontext(pressed))
         assert "upfusion pack --resume -o" in interrupted(*PACKED, "-o", out)
     assert not (out / "index.json").exists()
-    said = refused("train", "encoder", "--config", "mini", "--data", out, "-o", tmp_path / "run")
-    assert "is not packed to the end" in said
+    assert "is not packed" in refused("train", "encoder", "--config", "mini", "--data", out, "-o", tmp_path / "run")
     done("pack", "--resume", "-o", out, "--workers", 2)
     for path in (*shards.glob("*.tar"), shards / "index.json"):
         assert (out / path.name).read_bytes() == path.read_bytes()

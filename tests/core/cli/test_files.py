@@ -64,20 +64,19 @@ def test_splats(stored: Path, tmp_path: Path) -> None:
     assert "are written as .ply" in refused("mesh", stored, "-o", tmp_path / "a.glb", "--splats")
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("q.fbx", "change the suffix"), ("con.glb", "a device on Windows"), ("folder.glb", "Is a directory"),
-        ("a.glb", "a.glb.run.json could not be written"), ("b c.obj", "b_c.mtl exists already"),
-    ],
-)  # fmt: skip
-def test_meshes_that_cannot_be_written(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meshes_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "load_field", None)  # names are checked before the field is read
     for folder in ("folder.glb", "a.glb.run.json"):
         (tmp_path / folder).mkdir()
     (tmp_path / "b_c.mtl").write_text("mine")
-    force = [] if "exists" in words else ["--force"]
-    assert words in refused("mesh", tmp_path / "field.safetensors", "-o", tmp_path / name, *force)
+    for name, words in {
+        "q.fbx": "change the suffix",
+        "con.glb": "a device on Windows",
+        "folder.glb": "Is a directory",
+        "a.glb": "a.glb.run.json could not be written",
+        "b c.obj": "b_c.mtl exists already",
+    }.items():
+        assert words in refused("mesh", tmp_path / "field.safetensors", "-o", tmp_path / name)
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -26,9 +26,7 @@ class Tree:
     sizes: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1), MaxLen(3)] = (1, 2)
     pair: tuple[float, float] = (0.0, 1.0)
     name: str | None = None
-    part: Grid | None = None
     either: Grid | int = 3
-    dark: bool = False
     share: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
 
     def __post_init__(self) -> None:
@@ -60,23 +58,20 @@ def test_values_and_structures() -> None:
 
 def test_faults_of_arguments() -> None:
     for values, sentence in (
-        ({"grid": 3}, "Tree.grid must be Grid, got 3"),
         ({"sizes": ()}, "Tree.sizes must be a list of 1 to 3, each a whole number, got []"),
         ({"sizes": (1, True)}, "Tree.sizes must be a whole number, got true"),
         ({"pair": (1.0,)}, "Tree.pair must be a list of 2, each a number, got [1.0]"),
         ({"pair": (0, float("inf"))}, "Tree.pair must be finite, got Infinity"),
         ({"pair": (2, 1)}, "pair must ascend, got (2.0, 1.0); swap them"),
         ({"either": "x"}, 'Tree.either must be Grid or a whole number, got "x"'),
-        ({"dark": 1}, "Tree.dark must be true or false, got 1"),
         ({"share": 1.5}, "Tree.share must be between 0.0 and 1.0, got 1.5"),
-        ({"deep": 1}, 'Tree may have grid, sizes, pair, name, part, either, dark, share, got "deep"; remove it'),
+        ({"deep": 1}, 'Tree may have grid, sizes, pair, name, either, share, got "deep"; remove it'),
     ):
         refused("^" + re.escape(sentence), Tree, **values)
 
 
 def test_faults_of_files() -> None:
     for content, sentence in (
-        ({"grid": 3}, "a.json: grid must be a JSON object, got 3; correct it"),
         ({"grid": {"levels": 33}}, "a.json: grid.levels must be between 1 and 32, got 33; correct it"),
         ({"grid": {"lvls": 33}}, 'a.json: grid may have levels, indexing, scale, got "lvls"; remove it'),
         ({"pair": [2, 1]}, "a.json is not usable: pair must ascend, got (2.0, 1.0); swap them"),

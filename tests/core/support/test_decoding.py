@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from icc import encoded, gray_profile, meant, rgb_profile, scanner_profile
 from PIL import Image, features
-from refusals import unusable
+from refusals import raised, unusable
 
 from upfusion_core.support import decoding
 from upfusion_core.support.decoding import check_picture, open_picture, pixels, rgba
@@ -107,13 +107,11 @@ def test_what_reads_heic_and_avif(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert off(read(path), PATCHES) <= 8
     assert Image.registered_extensions() == known  # the host's Pillow is left alone
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(MissingPackageError, match=r"phone\.jpg is HEIC, .*pip install pillow-heif"):
-        read(path)
+    raised(MissingPackageError, r"phone\.jpg is HEIC, .*pip install pillow-heif", read, path)
     if features.check("avif"):
         Image.fromarray(PATCHES).save(path, "AVIF")
         monkeypatch.setattr(decoding.features, "check", lambda name: False)
-        with pytest.raises(MissingPackageError, match=r"phone\.jpg is AVIF, for which Pillow 11\.3 is needed"):
-            read(path)
+        raised(MissingPackageError, r"phone\.jpg is AVIF, for which Pillow 11\.3 is needed", read, path)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "LA", "P", "1", "CMYK"])

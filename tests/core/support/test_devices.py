@@ -25,13 +25,17 @@ CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't
 class Small:
     """Stands for a device with memory for so many rows at a time."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.refused = most, 0
+    def __init__(self, most: int, error: Exception | None = None) -> None:
+        self.most, self.refused, self.error = most, 0, error or torch.OutOfMemoryError("CUDA out of memory")
 
     def check(self, rows: int) -> None:
         if rows > self.most:
             self.refused += 1
-            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {rows} rows")
+            raise self.error
+
+    def take(self, part: slice) -> int:
+        self.check(part.stop - part.start)
+        return part.stop - part.start
 
 
 @contextmanager
@@ -44,33 +48,23 @@ def warned(*lines: str) -> Iterator[None]:
     assert [line[: len(wanted)] for line, wanted in zip(found, lines, strict=True)] == list(lines)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_what_allocators_say() -> None:
+    for error in (
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError(f"{CPU_SAYS} 4 bytes. Error code 12 (Cannot allocate memory)"),
         RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
-    ],
-)
-def test_what_allocators_say(error: Exception) -> None:
-    assert is_out_of_memory(error)
-
-    def work(part: slice) -> int:
-        if part.stop - part.start > 2:
-            raise error
-        return part.stop
-
-    with warned("out of memory with 4 things at a time; going on with 2"):
-        assert list(Chunk(4, "thing").map(work, 5)) == [2, 4, 5]
+    ):
+        assert is_out_of_memory(error)
+        with warned("out of memory with 4 things at a time; going on with 2"):
+            assert list(Chunk(4, "thing").map(Small(2, error).take, 5)) == [2, 2, 1]
 
 
 def test_not_even_one_fits() -> None:
-    small = Small(0)
-    lines = ("out of memory with 3 views at a time; going on with 1",)
-    with warned(*lines), pytest.raises(OutOfMemoryError, match="suffice for one view at a time, but does not"):
-        list(Chunk(3, "view").map(lambda part: small.check(part.stop - part.start), 5))
+    with warned("out of memory with 3 views at a time; going on with 1"):
+        words = "suffice for one view at a time, but does not"
+        raised(OutOfMemoryError, words, list, Chunk(3, "view").map(Small(0).take, 5))
     assert {UpFusionError, MemoryError} <= set(OutOfMemoryError.__mro__)
     with warned("out of memory with 2 things"):  # said by torch itself
         sums = Chunk(2, "thing").map(lambda part: torch.empty(2**60 if part.stop - part.start > 1 else 1).zero_(), 3)
@@ -85,14 +79,9 @@ def test_other_errors_and_interrupts_pass() -> None:
 
 def test_a_halved_chunk_stays_so_and_counts_what_items_stand_for() -> None:
     chunk, small = Chunk(96, "point"), Small(3)
-
-    def work(part: slice) -> int:
-        small.check(part.stop - part.start)
-        return part.stop - part.start
-
     with warned("out of memory with 96 points at a time; going on with 48"):
-        assert list(chunk.map(work, 7, each=16)) == [3, 3, 1]
-        assert list(chunk.map(work, 4, each=16)) == [3, 1]
+        assert list(chunk.map(small.take, 7, each=16)) == [3, 3, 1]
+        assert list(chunk.map(small.take, 4, each=16)) == [3, 1]
     assert (chunk.size, small.refused) == (48, 1)
 
 

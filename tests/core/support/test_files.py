@@ -51,9 +51,7 @@ def test_what_the_disk_says_becomes_a_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_folder_is_needed_and_names_that_leave_their_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    denied("a file stands where a folder is needed", write, tmp_path / "file" / "a.txt")
+def test_names_that_leave_their_folder(tmp_path: Path) -> None:
     assert files.inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
     words = r"^a file of the data set must lie in its folder, got '\.\./a'; correct the list$"
     refused(words, files.inside, tmp_path, "../a")
@@ -157,6 +155,8 @@ def test_special_files_stay(tmp_path: Path) -> None:
 
 def test_what_stands_under_the_name(tmp_path: Path) -> None:
     denied("could not be written: Is a directory; choose another place", write, tmp_path)
+    (tmp_path / "file").write_text("")
+    denied("a file stands where a folder is needed", write, tmp_path / "file" / "a.txt")
     folder = tmp_path / ("x" * 200)
     folder.mkdir()
     write(folder / "new" / "a.glb")  # folders that exist keep their names

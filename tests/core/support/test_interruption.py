@@ -32,12 +32,11 @@ def test_the_next_step_raises_it(number: int) -> None:
 
 @pytest.mark.parametrize("patience", [0.0, 0.05])
 def test_without_steps_it_is_raised_all_the_same(patience: float) -> None:
-    start = time.monotonic()
     with interrupted(), Interruption(patience).taken():
         signal.raise_signal(signal.SIGINT)
         assert patience
         time.sleep(60)
-    assert time.monotonic() - start < 30
+        pytest.fail("nothing woke it")
 
 
 def test_pressed_twice_or_held() -> None:
