@@ -147,8 +147,8 @@ def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path:
     photo(jobs / "masked" / "a_mask.png")
     assert "5 objects finished, 0 failed" in done("batch", "--resume", "-o", out)
     assert "finished already" in done("batch", "--resume", "-o", out)
-    assert "finished already" in done("reconstruct", "--resume", "-o", out / "object 0")
     assert times(out / "object 0") == kept
+    assert "finished already" in done("reconstruct", "--resume", "-o", out / "object 0")
 
 
 @pytest.mark.parametrize(("address", "archive"), [("", True), ("file://", False), ("file://", True)])

@@ -1,6 +1,7 @@
 """`mesh`, `convert` and `info`: files and their records, or a sentence that says why not; sources stay."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 import trimesh
 from command_runs import done, refused
+from tiny_training import FIELD
 
 from upfusion_core.cli import files
-from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.radiance import RadianceField
 
 pytestmark = pytest.mark.usefixtures("rough")
@@ -20,8 +21,7 @@ pytestmark = pytest.mark.usefixtures("rough")
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grey ball with a soft edge."""
-    grid = GridConfig(levels=2, coarsest=4, finest=8, table_size=2**10)
-    field = RadianceField(FieldConfig(grid=grid, hidden=8, blob_weight=8.0, blob_sigma=0.1, half_extent=0.3))
+    field = RadianceField(replace(FIELD, blob_weight=8.0))
     torch.nn.init.zeros_(field.mlp[-1].weight)
     with torch.no_grad():
         field.mlp[-1].bias.copy_(torch.tensor([-1.0, 0, 0, 0]))

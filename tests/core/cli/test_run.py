@@ -135,7 +135,7 @@ def test_on_a_full_disk_only_a_minute_s_work_is_kept(tmp_path: Path, monkeypatch
 
 def test_the_answer_comes_when_all_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upfusion_core.cli.run.answer", press)
-    raised(KeyboardInterrupt, "", attempt, tmp_path, lambda run: (begin(run), run.tell("one picture")))
+    raised(KeyboardInterrupt, "interrupted", attempt, tmp_path, lambda run: (begin(run), run.tell("one picture")))
     assert read_run(tmp_path)["status"] == "finished"
 
 
@@ -148,7 +148,7 @@ def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
         (tmp_path / ".3.99.partial.png").write_text("torn")
         press()
 
-    raised(KeyboardInterrupt, "", attempt, tmp_path, act)
+    raised(KeyboardInterrupt, "interrupted", attempt, tmp_path, act)
     (tmp_path / "2.png").unlink()
     with open_run(tmp_path, "views", resume=True) as run:
         assert run.stored.settings == SETTINGS

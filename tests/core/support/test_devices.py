@@ -74,7 +74,7 @@ def test_not_even_one_fits() -> None:
 def test_other_errors_and_interrupts_pass() -> None:
     for error in (KeyboardInterrupt(), RuntimeError("shapes differ")):
         with warned():
-            raised(type(error), "", list, Chunk(4, "thing").map(Mock(side_effect=error), 5))
+            raised(type(error), f"^{error}$", list, Chunk(4, "thing").map(Mock(side_effect=error), 5))
 
 
 def test_a_halved_chunk_stays_so_and_counts_what_items_stand_for() -> None:
