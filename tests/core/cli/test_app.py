@@ -141,7 +141,6 @@ REFERENCE = "reconstruct {P} -m {W} -o out --views 2 --preset reference --percep
         ("views {P} -m {W} -o out --scheduler nonsense", "nonsense"),
         (REFERENCE, "needs perceptual_weights"),
         (REFERENCE + " --perceptual-weights {F}/other.pth", "must hold VGG-16's convolutions"),
-        ("evaluate -o out --model {W}", "--data is needed"),
         ("evaluate -o out --model {W} --data . --split test", "--split is of procedural objects"),
         ("pack -o out", "something to pack is needed"),
         ("pack procedural -o out --kind gso", "--kind is of a folder"),

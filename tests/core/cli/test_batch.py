@@ -71,9 +71,8 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     rows += "\nc,d,,obj;glb,,\n"
     first, second = listed(tmp_path, rows)
     assert (first.name, second.name) == ("a, b", "c")
-    found = first.command.photos
     photos, masks = (tmp_path / "1.png", tmp_path / "2.png"), (tmp_path / "m.png", tmp_path / "n.png")
-    assert found == Photos(photos, masks, any_background=True)
+    assert first.command.photos == Photos(photos, masks, any_background=True)
     assert (first.command.photo_elevation, first.command.photo_texture, first.command.formats) == (30.0, True, ("glb",))
     assert (second.command.photo_elevation, second.command.formats, second.command.views) == (None, ("obj", "glb"), 3)
     row = {"name": "c", "photos": ["d"], "formats": ["obj", "glb"]}

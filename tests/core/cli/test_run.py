@@ -59,7 +59,6 @@ def test_finished_run_and_its_record(tmp_path: Path) -> None:
     expected = {"command": "views", "settings": SETTINGS, "inputs": INPUTS, "status": "finished", "stages": ["views"]}
     expected |= {"format": 2, "model_id": "fingerprint", "device": "cpu, float32"}
     assert record | expected | {"files": ["views/000.png", "views.png"]} == record
-    assert 0 <= record["timings_seconds"]["views"] < 5
 
 
 def test_existing_runs_and_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -152,7 +152,6 @@ def test_interrupted_and_resumed(command: tuple[object, ...], tmp_path: Path, mo
     assert (out / "views/000.png").stat().st_mtime_ns == stamp
     for index in range(4):
         assert np.abs(pixels(out / f"views/00{index}.png") - pixels(whole / f"views/00{index}.png")).max() <= 1
-    assert read_run(out)["status"] == "finished"
     assert "finished already" in done("views", "--resume", "-o", out)
 
 

@@ -124,7 +124,6 @@ def test_files_of_json(tmp_path: Path) -> None:
     assert files.read_json(path) == {"a": 1}
     content = {"photo": "caf\udce9.png", "mask": "\u8336.png"}  # a name that is no UTF-8
     files.write_json(path, content)
-    assert path.read_bytes().decode("utf-8").count("\\udce9") == 1
     assert files.read_json(path, lone_surrogates=True) == content
     refused("surrogates not allowed", files.read_json, path)
     path.write_bytes(b"\xff\xfe{}")

@@ -120,11 +120,8 @@ def test_other_files_and_one_changed_bit(tmp_path: Path) -> None:
     for other in ([1], {"a": 1}):
         torch.save(other, path)
         unfit("must be a state, but is another kind of file", read_saved, path, "a state")
-    for other, words in (([torch.ones(2)], "got list"), ({}, "got dict")):
-        torch.save(other, path)
-        unfit(f"named tensors, {words}", read_weights, path)
-    torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, path)
-    unfit("not quantised", read_weights, path)
+    torch.save([torch.ones(2)], path)
+    unfit("named tensors, got list", read_weights, path)
     values = torch.full((1000,), 0.125)
     save_tensors({"fingerprint": "", "values": values}, path)
     saved = bytearray(path.read_bytes())
