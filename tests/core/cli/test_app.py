@@ -160,6 +160,10 @@ def test_mp4_without_its_program(photos: list[Path], tmp_path: Path, monkeypatch
         monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
         said = refused(command, photos[0], "-o", tmp_path / "a/out", "--video", "mp4")
         assert "the program ffmpeg, which does not run" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_mp4_without_its_package(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert 'pip install "imageio[ffmpeg]"' in refused("views", photos[0], "-o", tmp_path / "a/out", "--video", "mp4")
     assert not list(tmp_path.iterdir())
