@@ -1,6 +1,7 @@
 """`mesh`, `convert` and `info`: files and their records, or a sentence that says why not; sources stay."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 import trimesh
 from command_runs import done, refused
+from tiny_training import FIELD
 
 from upfusion_core.cli import files
-from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.radiance import RadianceField
 
 pytestmark = pytest.mark.usefixtures("rough")
@@ -20,8 +21,7 @@ pytestmark = pytest.mark.usefixtures("rough")
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grey ball with a soft edge."""
-    grid = GridConfig(levels=2, coarsest=4, finest=8, table_size=2**10)
-    field = RadianceField(FieldConfig(grid=grid, hidden=8, blob_weight=8.0, blob_sigma=0.1, half_extent=0.3))
+    field = RadianceField(replace(FIELD, blob_weight=8.0))
     torch.nn.init.zeros_(field.mlp[-1].weight)
     with torch.no_grad():
         field.mlp[-1].bias.copy_(torch.tensor([-1.0, 0, 0, 0]))
@@ -36,14 +36,17 @@ def record_of(path: Path) -> dict[str, Any]:
 
 def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "ball.obj"
-    done("mesh", stored, "-o", out, "--resolution", 16, "--texture-size", 64, "--device", "cpu")
+    told = ("--resolution", 16, "--texture-size", 64, "--size-mm", 80, "--up", "z", "--device", "cpu")
+    done("mesh", stored, "-o", out, *told)
     assert {path.name for path in tmp_path.iterdir()} == {"ball.obj", "ball.mtl", "ball.png", "ball.obj.run.json"}
     record = record_of(out)
     assert (record["command"], record["status"], len(record["files"])) == ("mesh", "finished", 3)
-    surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": None, "up": "y"}
+    surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": 80.0, "up": "z"}
     assert record["settings"] == {"splats": False, **surface}
+    assert "is the source itself" in refused("mesh", out, "-o", out, "--force")
     found = trimesh.load(out, force="mesh")
     assert len(found.faces) == record["mesh"]["faces"] > 0
+    assert found.extents.max() == pytest.approx(80, abs=1e-3)
     picture = found.visual.material.image
     assert picture.size == (64, 64)
     assert all(abs(value - 128) <= 1 for value in picture.convert("RGB").getpixel((32, 32)))
@@ -61,39 +64,20 @@ def test_splats(stored: Path, tmp_path: Path) -> None:
     assert "are written as .ply" in refused("mesh", stored, "-o", tmp_path / "a.glb", "--splats")
 
 
-def test_a_format_without_textures(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upfusion_core.surface.extract.unwrap", None)
-    out = tmp_path / "ball.stl"
-    done("mesh", stored, "-o", out, "--resolution", 16, "--size-mm", 80, "--up", "z", "--device", "cpu")
-    found = trimesh.load(out)
-    assert found.is_watertight
-    assert found.extents.max() == pytest.approx(80, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("q.fbx", "change the suffix"), ("q", "change the suffix"), ("con.glb", "a device on Windows"),
-        ("folder.glb", "Is a directory"), ("a.glb", "a.glb.run.json could not be written"), ("/", "no name"),
-        ("b.obj", "b.png exists already"), ("b c.obj", "b_c.mtl exists already"),
-    ],
-)  # fmt: skip
-def test_meshes_that_cannot_be_written(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meshes_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "load_field", None)  # names are checked before the field is read
     for folder in ("folder.glb", "a.glb.run.json"):
         (tmp_path / folder).mkdir()
-    for file in ("b.png", "b_c.mtl"):
-        (tmp_path / file).write_text("mine")
-    force = [] if "exists" in words else ["--force"]
-    assert words in refused("mesh", tmp_path / "field.safetensors", "-o", tmp_path / name, *force)
-    assert len(list(tmp_path.iterdir())) == 4
-
-
-@pytest.mark.parametrize(("command", "name"), [("mesh", "f.glb"), ("info", "f.safetensors")])
-def test_the_source_is_not_replaced(command: str, name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("weights")
-    assert "is the source itself" in refused(command, tmp_path / name, "-o", tmp_path / name, "--force")
-    assert (tmp_path / name).read_text() == "weights"
+    (tmp_path / "b_c.mtl").write_text("mine")
+    for name, words in {
+        "q.fbx": "change the suffix",
+        "con.glb": "a device on Windows",
+        "folder.glb": "Is a directory",
+        "a.glb": "a.glb.run.json could not be written",
+        "b c.obj": "b_c.mtl exists already",
+    }.items():
+        assert words in refused("mesh", tmp_path / "field.safetensors", "-o", tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +87,7 @@ def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pyte
     assert (record["command"], record["status"], record["settings"]) == ("convert", "finished", {"dtype": "float16"})
     assert "exists already; choose another name, or --force" in refused("convert", small_weights, merged)
     assert "is the source itself" in refused("convert", merged, merged, "--force")
+    assert "is the source itself" in refused("info", merged, "-o", merged, "--force")
     done("convert", small_weights, merged, "--force")
     monkeypatch.chdir(tmp_path)
     assert ". exists already" in refused("convert", merged, ".")

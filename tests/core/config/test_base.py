@@ -1,24 +1,16 @@
 """What holds of every configuration: strict values, faults in one sentence, a JSON form that comes back."""
 
-import dataclasses
 import json
 import pickle
-import subprocess
-import sys
-from pathlib import Path
+import re
 from typing import Annotated, Literal
 
 import numpy as np
-import pytest
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
-from refusals import refused
+from refusals import refused, unfit
 
 from upfusion_core import CheckpointError, InputError, config
 from upfusion_core.config import TrainConfig, configuration, from_value, to_dict
-
-ROOT = Path(__file__).resolve().parents[3]
-KINDS = [*vars(config.field).values(), *vars(config.models).values(), config.EvaluationConfig]
-KINDS = {kind.__name__: kind for kind in KINDS if hasattr(kind, "__pydantic_fields__")}
 
 
 @configuration
@@ -34,9 +26,7 @@ class Tree:
     sizes: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1), MaxLen(3)] = (1, 2)
     pair: tuple[float, float] = (0.0, 1.0)
     name: str | None = None
-    part: Grid | None = None
     either: Grid | int = 3
-    dark: bool = False
     share: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
 
     def __post_init__(self) -> None:
@@ -44,11 +34,12 @@ class Tree:
             raise InputError(f"pair must ascend, got {self.pair}; swap them")
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_every_configuration_survives_json_and_pickle(kind: type) -> None:
-    value = kind(train_upsrt=True) if kind is TrainConfig else kind()
-    assert from_value(type(value), json.loads(json.dumps(to_dict(value))), "it") == value
-    assert pickle.loads(pickle.dumps(value)) == value
+def test_every_configuration_survives_json_and_pickle() -> None:
+    kinds = [*vars(config.field).values(), *vars(config.models).values(), config.EvaluationConfig]
+    for kind in [kind for kind in kinds if hasattr(kind, "__pydantic_fields__")]:
+        value = kind(train_upsrt=True) if kind is TrainConfig else kind()
+        assert from_value(kind, json.loads(json.dumps(to_dict(value))), "it") == value
+        assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_values_and_structures() -> None:
@@ -56,11 +47,7 @@ def test_values_and_structures() -> None:
     assert tree == Tree(Grid(scale=2.5), (3,), share=1.0)
     assert type(tree.share) is type(tree.grid.scale) is float
     assert Tree(sizes=[1, 2]) == Tree()  # type: ignore[arg-type]
-    assert dataclasses.replace(tree, dark=True).dark
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        tree.dark = True  # type: ignore[misc]
     assert from_value(Tree, {"pair": [0, 1], "grid": {}}, "it") == Tree(grid=Grid())
-    assert from_value(dict[str, list[int]], {"a": [1]}, "it") == {"a": [1]}
     # what files of older releases lack takes its default
     assert config.ModelConfig.from_dict({"model_id": "a", "vae": {"ch": 64}}).vae == config.VaeConfig(ch=64)
     assert TrainConfig.from_dict({"stage": "autoencoder", "model": {"model_id": "a"}}).curriculum == (0, 0)
@@ -70,39 +57,24 @@ def test_values_and_structures() -> None:
 
 def test_faults_of_arguments() -> None:
     for values, sentence in (
-        ({"grid": 3}, "Tree.grid must be Grid, got 3"),
         ({"sizes": ()}, "Tree.sizes must be a list of 1 to 3, each a whole number, got []"),
         ({"sizes": (1, True)}, "Tree.sizes must be a whole number, got true"),
         ({"pair": (1.0,)}, "Tree.pair must be a list of 2, each a number, got [1.0]"),
         ({"pair": (0, float("inf"))}, "Tree.pair must be finite, got Infinity"),
         ({"pair": (2, 1)}, "pair must ascend, got (2.0, 1.0); swap them"),
         ({"either": "x"}, 'Tree.either must be Grid or a whole number, got "x"'),
-        ({"dark": 1}, "Tree.dark must be true or false, got 1"),
         ({"share": 1.5}, "Tree.share must be between 0.0 and 1.0, got 1.5"),
-        ({"share": float("nan")}, "Tree.share must be between 0.0 and 1.0, got NaN"),
-        ({"deep": 1}, 'Tree may have grid, sizes, pair, name, part, either, dark, share, got "deep"; remove it'),
+        ({"deep": 1}, 'Tree may have grid, sizes, pair, name, either, share, got "deep"; remove it'),
     ):
-        with pytest.raises(InputError) as caught:
-            Tree(**values)  # type: ignore[arg-type]
-        assert str(caught.value).startswith(sentence)
+        refused("^" + re.escape(sentence), Tree, **values)
 
 
 def test_faults_of_files() -> None:
     for content, sentence in (
-        ({"grid": 3}, "a.json: grid must be a JSON object, got 3; correct it"),
         ({"grid": {"levels": 33}}, "a.json: grid.levels must be between 1 and 32, got 33; correct it"),
         ({"grid": {"lvls": 33}}, 'a.json: grid may have levels, indexing, scale, got "lvls"; remove it'),
         ({"pair": [2, 1]}, "a.json is not usable: pair must ascend, got (2.0, 1.0); swap them"),
         ([], "a.json must be a JSON object, got []; correct it"),
         ({"name": object()}, "a.json must be what JSON can hold, but is not"),
     ):
-        with pytest.raises(CheckpointError) as caught:
-            from_value(Tree, content, "a.json", CheckpointError)
-        assert str(caught.value).startswith(sentence)
-
-
-def test_importing_the_package_and_its_configuration_is_free() -> None:
-    heavy = {"torch", "numpy", "typer", "click", "rich", "diffusers", "trimesh"}
-    code = f"import sys, upfusion_core.config; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]"
+        unfit("^" + re.escape(sentence), from_value, Tree, content, "a.json", CheckpointError)

@@ -4,11 +4,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from analytic_fields import AnalyticField, ball
-from refusals import refused
+from refusals import raised, refused
 
 from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.config import RaySampling
@@ -19,19 +20,22 @@ from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.types import InputViews, RenderedViews, SceneEncoding
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-SAMPLING = RaySampling(uniform=16, importance=8)
 
 
 class Small:
     """Stands for a device with memory for so many rows at a time."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.refused = most, 0
+    def __init__(self, most: int, error: Exception | None = None) -> None:
+        self.most, self.refused, self.error = most, 0, error or torch.OutOfMemoryError("CUDA out of memory")
 
     def check(self, rows: int) -> None:
         if rows > self.most:
             self.refused += 1
-            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {rows} rows")
+            raise self.error
+
+    def take(self, part: slice) -> int:
+        self.check(part.stop - part.start)
+        return part.stop - part.start
 
 
 @contextmanager
@@ -44,61 +48,40 @@ def warned(*lines: str) -> Iterator[None]:
     assert [line[: len(wanted)] for line, wanted in zip(found, lines, strict=True)] == list(lines)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_what_allocators_say() -> None:
+    for error in (
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError(f"{CPU_SAYS} 4 bytes. Error code 12 (Cannot allocate memory)"),
         RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
-    ],
-)
-def test_what_allocators_say(error: Exception) -> None:
-    assert is_out_of_memory(error)
-    refused: list[slice] = []
-
-    def work(part: slice) -> int:
-        if part.stop - part.start > 2:
-            refused.append(part)
-            raise error
-        return part.stop
-
-    with warned("out of memory with 4 things at a time; going on with 2"):
-        assert list(Chunk(4, "thing").map(work, 5)) == [2, 4, 5]
-    assert refused == [slice(0, 4)]
+    ):
+        assert is_out_of_memory(error)
+        with warned("out of memory with 4 things at a time; going on with 2"):
+            assert list(Chunk(4, "thing").map(Small(2, error).take, 5)) == [2, 2, 1]
 
 
 def test_not_even_one_fits() -> None:
-    small = Small(0)
-    lines = ("out of memory with 3 views at a time; going on with 1",)
-    with warned(*lines), pytest.raises(OutOfMemoryError, match="suffice for one view at a time, but does not"):
-        list(Chunk(3, "view").map(lambda part: small.check(part.stop - part.start), 5))
+    with warned("out of memory with 3 views at a time; going on with 1"):
+        words = "suffice for one view at a time, but does not"
+        raised(OutOfMemoryError, words, list, Chunk(3, "view").map(Small(0).take, 5))
     assert {UpFusionError, MemoryError} <= set(OutOfMemoryError.__mro__)
     with warned("out of memory with 2 things"):  # said by torch itself
         sums = Chunk(2, "thing").map(lambda part: torch.empty(2**60 if part.stop - part.start > 1 else 1).zero_(), 3)
         assert [float(value) for value in sums] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes differ"), ValueError("no")])
-def test_other_errors_and_interrupts_pass(error: BaseException) -> None:
-    def work(part: slice) -> None:
-        raise error
-
-    with warned(), pytest.raises(type(error)):
-        list(Chunk(4, "thing").map(work, 5))
+def test_other_errors_and_interrupts_pass() -> None:
+    for error in (KeyboardInterrupt(), RuntimeError("shapes differ")):
+        with warned():
+            raised(type(error), f"^{error}$", list, Chunk(4, "thing").map(Mock(side_effect=error), 5))
 
 
 def test_a_halved_chunk_stays_so_and_counts_what_items_stand_for() -> None:
     chunk, small = Chunk(96, "point"), Small(3)
-
-    def work(part: slice) -> int:
-        small.check(part.stop - part.start)
-        return part.stop - part.start
-
     with warned("out of memory with 96 points at a time; going on with 48"):
-        assert list(chunk.map(work, 7, each=16)) == [3, 3, 1]
-        assert list(chunk.map(work, 4, each=16)) == [3, 1]
+        assert list(chunk.map(small.take, 7, each=16)) == [3, 3, 1]
+        assert list(chunk.map(small.take, 4, each=16)) == [3, 1]
     assert (chunk.size, small.refused) == (48, 1)
 
 
@@ -114,7 +97,8 @@ class SmallField(AnalyticField):
 
 def test_rendering_and_meshes() -> None:
     def seen(field: AnalyticField) -> RenderedViews:
-        return render_views(field, field.aabb, orbit_cameras([0.0, 90.0]), 32, sampling=SAMPLING, chunk=512)
+        few = RaySampling(uniform=16, importance=8)
+        return render_views(field, field.aabb, orbit_cameras([0.0, 90.0]), 32, sampling=few, chunk=512)
 
     expected, field = seen(AnalyticField(ball())), SmallField(16 * 200)
     with warned("out of memory with 512 rays at a time; going on with 256", "out of memory with 256 rays"):
@@ -140,18 +124,14 @@ def scene(model: UpFusion) -> SceneEncoding:
 
 def test_predictions_and_photos(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
     cameras = orbit_cameras([0.0, 120.0])
-    scene, text = replace(scene, model_id=None), (torch.zeros(77, 32), torch.zeros(77, 32))  # a layer is exchanged
+    scene = replace(scene, model_id=None)  # a layer is exchanged
     picture = model.predict(scene, cameras, 16)
-    condition = model.condition(scene, cameras, text_embeddings=text)
     small, layer = Small(70), model.upsrt.linear_query_pixel_rays.forward
     limited = lambda rays: small.check(rays.shape[1]) or layer(rays)  # noqa: E731
     monkeypatch.setattr(model.upsrt.linear_query_pixel_rays, "forward", limited)
     with warned(*[f"out of memory with {size} rays at a time" for size in (256, 128) * 2]):
         found = model.predict(scene, cameras, 16)
     torch.testing.assert_close(found, picture, atol=1e-3, rtol=0)
-    with warned("out of memory with 128 rays at a time; going on with 64"):
-        again = model.condition(scene, cameras, text_embeddings=text)
-    torch.testing.assert_close(again.hint, condition.hint, atol=1e-3, rtol=0)
     small, dino = Small(1), model.dino.forward
     monkeypatch.setattr(model.dino, "forward", lambda rgb, *rest: small.check(len(rgb)) or dino(rgb, *rest))
     with warned("out of memory with 3 photos at a time; going on with 1"):
@@ -174,17 +154,12 @@ def test_sampled_views(model: UpFusion, scene: SceneEncoding, monkeypatch: pytes
     assert steps[3:] == [(step, 12) for step in range(4, 13)]
 
 
-@pytest.mark.parametrize(
-    ("message", "devices"),
-    [
-        ("must hold values", ["meta"]),
-        ("one of torch's", ["nowhere", 3.5]),
-        ("no (cpu:1|cuda:99|xla) device", ["cpu:1", "cuda:99", "xla"]),
-    ],
-)
-def test_devices_by_name(devices: list[object], message: str) -> None:
-    for device in devices:
-        refused(message, existing_device, device)
+def test_devices_by_name() -> None:
+    for device in ("cpu:1", "cuda:99", "xla"):
+        refused(f"no {device} device", existing_device, device)
+    for device in ("nowhere", 3.5):
+        refused("one of torch's", existing_device, device)
+    refused("must hold values", existing_device, "meta")
     assert existing_device("cpu") == torch.device("cpu")
     assert existing_device("auto") == existing_device(None)
     assert existing_device(None).type == "cuda" or not torch.cuda.is_available()

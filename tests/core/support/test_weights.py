@@ -2,11 +2,9 @@
 
 import json
 import os
-import pickle
 import sys
 import zipfile
 from argparse import Namespace
-from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,26 +31,20 @@ def test_pickles_of_tensors(tmp_path: Path, key: str | None, legacy: bool) -> No
     read = read_weights(path)
     assert read["a"].tolist() == [0, 1, 2, 3]
     assert read["b"].dtype == torch.float16
-    save_file(WEIGHTS, path.with_suffix(".safetensors"), metadata={"k": "v"})
-    assert read_weights(path.with_suffix(".safetensors"))["a"].tolist() == [0, 1, 2, 3]
-    assert read_metadata(path.with_suffix(".safetensors")) == {"k": "v"}
 
 
-@pytest.mark.parametrize(
-    ("wrapped", "plain"),
-    [
+def test_wrappers_and_copies_of_training(tmp_path: Path) -> None:
+    for wrapped, plain in (
         (("module.a", "module.b.c"), ("a", "b.c")),
         (("model.module.a", "_orig_mod.b", "model._orig_mod.c"), ("a", "b", "c")),
         # Stable Diffusion's own names begin with one of the words
         (("module.model.diffusion_model.out.0", "module.betas"), ("model.diffusion_model.out.0", "betas")),
         (("model.model.diffusion_model.a", "model._orig_mod.b"), ("model.diffusion_model.a", "b")),
         (("model.a", "ema_model.module.a", "model_ema.b", "net.ema.c", "d_ema.e", "f.schema.g"), ("a", "f.schema.g")),
-    ],
-)  # fmt: skip
-def test_wrappers_and_copies_of_training(tmp_path: Path, wrapped: tuple[str, ...], plain: tuple[str, ...]) -> None:
-    torch.save({"state_dict": {name: torch.ones(1) for name in wrapped}, "epoch": 3}, tmp_path / "a.ckpt")
-    with pytest.warns(UserWarning, match=r"a.ckpt: .*(taken off names|EMA copies were left out)"):
-        assert set(read_weights(tmp_path / "a.ckpt")) == set(plain)
+    ):
+        torch.save({"state_dict": {name: torch.ones(1) for name in wrapped}, "epoch": 3}, tmp_path / "a.ckpt")
+        with pytest.warns(UserWarning, match=r"a.ckpt: .*(taken off names|EMA copies were left out)"):
+            assert set(read_weights(tmp_path / "a.ckpt")) == set(plain)
 
 
 @pytest.mark.filterwarnings("error")
@@ -111,35 +103,16 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     unfit("unpacks to 50,000,000 bytes", read_weights, path)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("keep", [0, 10, 0.3, 0.9])
-def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
-    path = tmp_path / f"weights{suffix}"
-    big = {"a": torch.rand(2000)}
-    torch.save(big, path) if suffix == ".pt" else save_file(big, path)
-    data = path.read_bytes()
-    path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
-    unfit(r"again", read_weights, path)
+@pytest.mark.parametrize("keep", [0, 10, 2500, 7500])
+def test_truncated_files(tmp_path: Path, keep: int) -> None:
+    torch.save({"a": torch.rand(2000)}, tmp_path / "a.pt")
+    save_file({"a": torch.rand(2000)}, tmp_path / "a.safetensors")
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:keep])
+        unfit(r"again", read_weights, path)
 
 
-def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
-    content = {
-        "fingerprint": "of a run",
-        "half": torch.rand(3, 4, dtype=torch.float32).bfloat16().t(),
-        "none": None,
-        "empty": torch.zeros(0, 2),
-        "flag": torch.tensor(True),
-        "nested": OrderedDict(a=[1, (2.5, "x")], b={0: torch.arange(3)}),
-    }
-    save_tensors(content, tmp_path / "state.pt")
-    for mapped in (False, True):
-        back = read_saved(tmp_path / "state.pt", "a state", mapped=mapped)
-        assert back.keys() == content.keys()
-        assert torch.equal(back["half"], content["half"])
-        assert back["nested"]["a"] == [1, (2.5, "x")]
-
-
-def test_other_files_and_one_changed_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_and_one_changed_bit(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     for content in (b"junk", b"PK\x03\x04", b""):
         path.write_bytes(content)
@@ -147,19 +120,11 @@ def test_other_files_and_one_changed_bit(tmp_path: Path, monkeypatch: pytest.Mon
     for other in ([1], {"a": 1}):
         torch.save(other, path)
         unfit("must be a state, but is another kind of file", read_saved, path, "a state")
-    for other, words in (([torch.ones(2)], "got list"), ({}, "got dict")):
-        torch.save(other, path)
-        unfit(f"named tensors, {words}", read_weights, path)
-    torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, path)
-    unfit("not quantised", read_weights, path)
-    save_tensors({"fingerprint": "", "values": torch.full((1000,), 0.125)}, path)
+    torch.save([torch.ones(2)], path)
+    unfit("named tensors, got list", read_weights, path)
+    values = torch.full((1000,), 0.125)
+    save_tensors({"fingerprint": "", "values": values}, path)
     saved = bytearray(path.read_bytes())
-    saved[saved.index(torch.full((1000,), 0.125).numpy().tobytes()) + 2001] ^= 1
+    saved[saved.index(values.numpy().tobytes()) + 2001] ^= 1
     path.write_bytes(saved)
     unfit(r"state\.pt was changed or damaged since it was saved; delete it", read_saved, path, "a state")
-
-    def damaged(*_: object, **__: object) -> None:
-        raise pickle.UnpicklingError("invalid load key")
-
-    monkeypatch.setattr(torch, "load", damaged)
-    unfit("invalid load key", read_weights, path)
