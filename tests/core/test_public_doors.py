@@ -12,20 +12,10 @@ from hypothesis import strategies as st
 from odd_values import numbers, odd_tensors, or_junk, refused_or_finite
 from torch import Tensor
 
-from upfusion_core import (
-    Cameras,
-    InputViews,
-    MeshAsset,
-    RadianceField,
-    cameras_from_matrices,
-    look_at,
-    measure_views,
-    orbit_cameras,
-    prepare_views,
-)
+from upfusion_core import Cameras, InputViews, MeshAsset, RadianceField, measure_views, prepare_views
 from upfusion_core.config import FieldConfig, GridConfig, RaySampling
 from upfusion_core.geometry import camera_rays, reference_plucker
-from upfusion_core.geometry.cameras import reference_camera
+from upfusion_core.geometry.cameras import cameras_from_matrices, look_at, orbit_cameras, reference_camera
 
 pytestmark = pytest.mark.usefixtures("rough")
 
