@@ -1,16 +1,14 @@
 """A GPU that is not there: tensors that say they lie on it, compute on the CPU, and keep a GPU's rules.
 
-Within `phantom()` torch believes in one GPU. A `Phantom` wraps a CPU tensor, and every operation on it runs on what it
-wraps. What a GPU refuses is refused: operations on tensors of two places (but CPU scalars in pointwise operations, and
-CPU indices into tensors on the GPU), a generator of another place, products of whole numbers, numpy(). So is float64,
-which Apple's GPUs do not have and others are slow at, and, on a phantom "mps", what torch has no kernel of for it.
+Within `phantom()` torch believes in one GPU. A `Phantom` wraps a CPU tensor, on which every operation runs. What a GPU
+refuses is refused: operations on tensors of two places (but CPU scalars in pointwise operations, and CPU indices into
+tensors on the GPU), a generator of another place, products of whole numbers, numpy(). So is float64, which Apple's GPUs
+do not have and others are slow at, and, on a phantom "mps", what torch has no kernel of for it.
 
-What a GPU is slow at is counted in the `State` that `phantom()` gives: `waits`, by what and which line, where the host
-waits for the device, and `launches` of kernels. `capture` records operations as a CUDA graph does and refuses what may
-not happen there. `state.peak` is the most bytes that lived on the device at once. A hollow device holds no values at
-all, only shapes, so that networks of full size can be walked for their bytes; what the host reads of it is 1.
-
-How: a phantom's own device is "meta", for which autograd needs no driver; Python sees cuda:0.
+The `State` that `phantom()` gives counts where the host `waits` for the device, by what and which line, `launches` of
+kernels, and the `peak` of bytes that lived there at once. `capture` records operations as a CUDA graph does and refuses
+what may not happen there. A hollow device holds only shapes, so that networks of full size can be walked for their
+bytes; what the host reads of it is 1. A phantom's own device is "meta", for which autograd needs no driver.
 """
 
 # ruff: noqa: ANN001, ANN401 - what torch calls and is called with is of any type
@@ -23,6 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -31,29 +30,18 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
 _Generator = torch.Generator
-_WAITS = {
-    aten._local_scalar_dense.default: "item", aten.equal.default: "equal", aten.nonzero.default: "nonzero",
-    aten.masked_select.default: "masked_select", aten._unique2.default: "unique", aten.unique_dim.default: "unique",
-    aten.unique_consecutive.default: "unique", aten.bincount.default: "bincount",
-    aten._linalg_check_errors.default: "linalg errors",
-}  # fmt: skip
-_INDEXING = {
-    aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._unsafe_index.Tensor,
-    aten._index_put_impl_.default, aten._unsafe_index_put.default,
-}  # fmt: skip
-_TAKE_SCALARS = {aten.where.self, aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.fill_.Tensor}
-_PRODUCTS = {
-    aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.mv.default, aten.dot.default,
-    aten.convolution.default,
-}  # fmt: skip
+_WAITS = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
+_WAITS += ("bincount", "_linalg_check_errors")
+_INDEXING = ("index.Tensor", "index_put", "index_put_", "_unsafe_index.Tensor", "_index_put_impl_", "_unsafe_index_put")
+_TAKE_SCALARS = ("where.self", "masked_fill.Tensor", "masked_fill_.Tensor", "fill_.Tensor")
+_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "mv", "dot", "convolution")
 # what torch's table names for Apple's GPUs, but the oldest torch that is supported lacks there
-_NEW_ON_MPS = {
-    "grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward", "index_reduce", "index_reduce_",
-}  # fmt: skip
+_NEW_ON_MPS = ("grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward")
+_NEW_ON_MPS += ("index_reduce", "index_reduce_")
 _FREE = ("aten::detach", "aten::alias", "aten::view", "aten::_unsafe_view", "aten::empty", "aten::lift_fresh")
 
 
@@ -155,12 +143,6 @@ class Phantom(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copy: Any = Phantom(self.inner.clone())
-        if getattr(self, "_is_param", False):
-            copy = torch.nn.Parameter(copy, self.requires_grad)
-        return memo.setdefault(id(self), copy)
-
     def __reduce_ex__(self, protocol: Any) -> Any:  # a file holds the values; where they are loaded is the reader's
         return self.inner.__reduce_ex__(protocol)
 
@@ -181,8 +163,6 @@ def place() -> str:
 
 
 class _Facts(NamedTuple):
-    """What is asked of every operation."""
-
     composite: bool
     launches: bool
     in_place: bool
@@ -196,54 +176,40 @@ def _facts(func: Any) -> _Facts:
     schema = func._schema
     name = schema.name
     alias = schema.returns[0].alias_info if schema.returns else None
-    written = [
-        (index, argument.name)
-        for index, argument in enumerate(schema.arguments)
-        if alias is not None and alias.is_write and argument.alias_info is not None and argument.alias_info.is_write
-    ]
+    writes = alias is not None and alias.is_write
+    places = enumerate(schema.arguments) if writes else ()
+    full = name.removeprefix("aten::") + (f".{schema.overload_name}" if schema.overload_name else "")
     return _Facts(
         func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd),
         not func.is_view and not name.startswith(_FREE),
         name.endswith("_"),
-        torch.Tag.pointwise in func.tags or func in _TAKE_SCALARS or "foreach" in name,
-        tuple(written),
-        name.removeprefix("aten::") + (f".{schema.overload_name}" if schema.overload_name else ""),
+        torch.Tag.pointwise in func.tags or full in _TAKE_SCALARS or "foreach" in name,
+        tuple((index, each.name) for index, each in places if each.alias_info and each.alias_info.is_write),
+        full,
     )
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def _tensors(values: Any) -> list[Tensor]:
     """All tensors among arguments."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def _unwrapped(value: Any) -> Any:
-    if isinstance(value, Phantom):
-        return value.inner
-    return type(value)(map(_unwrapped, value)) if type(value) in (list, tuple) else value
-
-
-def _wrapped(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return Phantom(value)
-    return type(value)(map(_wrapped, value)) if type(value) in (list, tuple) else value
+def _unwrapped(values: Any) -> Any:
+    return tree_map_only(Phantom, attrgetter("inner"), values)
 
 
 def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
     """Raises where the GPU's operation would."""
     facts, first = _facts(func), args[0] if args else None
     plain = [value for value in tensors if not isinstance(value, Phantom)]
-    if func in _INDEXING:
+    if facts.name in _INDEXING:
         plain = [value for value in plain if value is first]  # indices may lie on the CPU, what is indexed may not
     elif facts.pointwise:
         plain = [value for value in plain if value.ndim or (facts.in_place and value is first)]
     if plain:
         places = ", ".join(f"{value.device} {tuple(value.shape)}" for value in tensors)
         raise RuntimeError(f"Expected all tensors to be on the same device: {func} of {places} at {place()}")
-    if func in _PRODUCTS:
+    if facts.name in _PRODUCTS:
         kinds = {value.dtype for value in tensors}
         if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
             raise RuntimeError(f"{func} needs one floating-point type, got {kinds} at {place()}")
@@ -270,9 +236,10 @@ def lacking_on_mps() -> frozenset[str]:
 
 def _count(func: Any, args: Any, tensors: list[Tensor]) -> None:
     """Counts waits and launches of an operation that stays on the device."""
-    if func in _WAITS:
-        STATE.wait(_WAITS[func])
-    if func in _INDEXING:
+    facts = _facts(func)
+    if facts.name in _WAITS:
+        STATE.wait(facts.name)
+    if facts.name in _INDEXING:
         for index in tensors[1:]:
             if index.dtype in (torch.bool, torch.uint8):
                 STATE.wait("index by mask")
@@ -280,12 +247,12 @@ def _count(func: Any, args: Any, tensors: list[Tensor]) -> None:
                 STATE.wait("index from the CPU")
     if func is aten.repeat_interleave.Tensor and not any(isinstance(value, int) for value in args[1:]):
         STATE.wait("repeat_interleave")
-    STATE.launches += _facts(func).launches
+    STATE.launches += facts.launches
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     """One operation, on phantoms or making them."""
-    tensors = list(_tensors((*args, *kwargs.values())))
+    tensors = _tensors((args, kwargs))
     there = any(isinstance(value, Phantom) for value in tensors)
     device = kwargs.get("device")
     if device is None and not there:
@@ -310,7 +277,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     _count(func, args, tensors)
     if STATE.store.type == "meta" and func is aten._local_scalar_dense.default:
         return args[0].inner.new_ones((), device="cpu").item()
-    plain = tuple(map(_unwrapped, args)), {name: _unwrapped(value) for name, value in kwargs.items()}
+    plain = _unwrapped((args, kwargs))
     if device is not None:
         plain[1]["device"] = STATE.store
     result = _computed(func, *plain)
@@ -321,22 +288,12 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if facts.written:  # arguments themselves
         written = [args[index] if index < len(args) else kwargs[name] for index, name in facts.written]
         return written[0] if len(func._schema.returns) == 1 else tuple(written)
-    return _wrapped(result)
+    return tree_map_only(Tensor, Phantom, result)
 
 
 def _computed(func: Any, args: Any, kwargs: Any) -> Any:
-    """The operation on what is wrapped; in float32 where the CPU has no kernel of half precision."""
-    try:
-        return func(*args, **kwargs)
-    except (RuntimeError, NotImplementedError) as error:
-        if "not implemented for 'Half'" not in str(error):
-            raise
-
-    def wide(value: Tensor) -> Tensor:
-        return value.float() if value.dtype == torch.float16 else value
-
-    result = func(*tree_map_only(Tensor, wide, args), **tree_map_only(Tensor, wide, kwargs))
-    return tree_map_only(Tensor, lambda value: value.half() if value.dtype == torch.float32 else value, result)
+    """The operation on what is wrapped: here benchmarks/paper.py counts."""
+    return func(*args, **kwargs)
 
 
 def _transferred(
@@ -348,7 +305,7 @@ def _transferred(
         kind = torch.device(device).type
         there = kind == STATE.device.type or (kind == "meta" and not _meta_is_meant())
     options = {"dtype": dtype, **{name: value for name, value in rest.items() if name not in ("pin_memory", "layout")}}
-    inner: Tensor = tensor.inner if isinstance(tensor, Phantom) else tensor
+    inner: Tensor = _unwrapped(tensor)
     if not here and not there:
         return aten._to_copy.default(tensor, device=device, **options)
     if here != there:
@@ -368,7 +325,7 @@ def _copied(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     if here != there and not (non_blocking and here):
         STATE.wait("to the CPU" if here else "from the CPU")
     STATE.launches += 1
-    plain = tuple(value.inner if isinstance(value, Phantom) else value for value in (into, source))
+    plain = _unwrapped((into, source))
     if here == there or STATE.store.type == "cpu":
         aten.copy_.default(*plain)
     if STATE.tape is not None:
@@ -430,13 +387,14 @@ def _to(func: Any, args: Any, kwargs: Any) -> Any:
     if rest and isinstance(rest[0], Tensor):  # like another tensor
         options = {"device": rest[0].device, "dtype": rest[0].dtype, **kwargs}
     else:
-        copied = kwargs.pop("copy", False)
         flags = [value for value in rest if isinstance(value, bool)]
-        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(
-            *(value for value in rest if not isinstance(value, bool)), **kwargs
-        )
-        options = {"device": device, "dtype": dtype, "non_blocking": non_blocking or any(flags[:1]), "copy": copied}
-        options |= {} if memory_format is None else {"memory_format": memory_format}
+        others = [value for value in rest if not isinstance(value, bool)]
+        options = {"copy": kwargs.pop("copy", False)}
+        parsed = torch._C._nn._parse_to(*others, **kwargs)
+        options |= dict(zip(("device", "dtype", "non_blocking", "memory_format"), parsed, strict=True))
+        options["non_blocking"] |= any(flags[:1])
+        if options["memory_format"] is None:
+            del options["memory_format"]
     options["dtype"] = options["dtype"] or tensor.dtype
     if options["device"] is None or (isinstance(tensor, Phantom) and options["device"].type == STATE.device.type):
         del options["device"]
@@ -494,17 +452,13 @@ class _PhantomGenerator(_Generator):
 
 
 class _GeneratorKind(type):
-    """Stands for torch.Generator: makes either kind, and knows both."""
+    """Of what stands for torch.Generator: makes either kind, and knows both."""
 
     def __call__(cls, device: Any = "cpu") -> Any:
         return _PhantomGenerator() if torch.device(device).type == STATE.device.type else _Generator(device)
 
     def __instancecheck__(cls, value: object) -> bool:
         return isinstance(value, _Generator)
-
-
-class _AnyGenerator(metaclass=_GeneratorKind):
-    """See _GeneratorKind."""
 
 
 class Graph:
@@ -516,8 +470,7 @@ class Graph:
     def replay(self) -> None:
         for func, args, kwargs, recorded in self.tape:
             if not func.is_view:
-                pairs = zip(tree_flatten(func(*args, **kwargs))[0], tree_flatten(recorded)[0], strict=True)
-                for new, old in pairs:
+                for new, old in zip(tree_leaves(func(*args, **kwargs)), tree_leaves(recorded), strict=True):
                     if isinstance(old, Tensor) and new is not old:
                         old.copy_(new)
 
@@ -581,7 +534,7 @@ def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
         accelerator |= {"current_accelerator": lambda *_, **__: torch.device(kind), "current_device_index": lambda: 0}
         stack.enter_context(patch.multiple(torch.accelerator, **accelerator))
         stack.enter_context(patch.object(torch.backends.mps, "is_available", lambda: not cuda))
-        stack.enter_context(patch.object(torch, "Generator", _AnyGenerator))
+        stack.enter_context(patch.object(torch, "Generator", _GeneratorKind("Generator", (), {})))
         swapped = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # parameters stay the same objects, as on a GPU
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapped)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,14 @@ def upfusion(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def done(*arguments: object) -> str:
-    """What a command says that does what it should, its lines joined."""
+def ended(code: int, *arguments: object) -> str:
+    """What a command says that ends with this code, its lines joined and without frames."""
     result = upfusion(*arguments)
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
-
-
-def refused(*arguments: object) -> str:
-    """What a command says that ends by one sentence."""
-    result = upfusion(*arguments)
-    assert (result.exit_code, type(result.exception)) == (2, SystemExit), result.output
+    assert result.exit_code == code, result.output
     return " ".join(result.output.replace("\u2502", " ").split())
 
 
-def interrupted(*arguments: object) -> str:
-    result = upfusion(*arguments)
-    assert result.exit_code == 130, result.output
-    return " ".join(result.output.split())
+done, refused, interrupted = (partial(ended, code) for code in (0, 2, 130))
 
 
 def press(*_: object, **__: object) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 COMMAND_LANGUAGES = ("", "sh", "bash", "bat")
 OTHER_LANGUAGES = ("python", "json", "text", "bibtex")
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*) *$")
+_FENCE = re.compile(r"^( *)```(\w*) *\n(.*?)^ *``` *$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:upfusion|pip|pytest|uv|python|python_embeded\\python\.exe|bash) [^`]+)`")
 
 
@@ -22,17 +22,11 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     """The fenced blocks of a page, those inside of lists too."""
-    found, lines = [], path.read_text(encoding="utf-8").splitlines()
-    start, fence = 0, None
-    for number, line in enumerate(lines, 1):
-        match = _FENCE.match(line)
-        if fence is None and match:
-            start, fence = number + 1, match
-        elif fence is not None and line.strip() == "```":
-            body = [text.removeprefix(fence["indent"]) for text in lines[start - 1 : number - 1]]
-            found.append(Block(start, fence["language"], "\n".join(body)))
-            fence = None
-    assert fence is None, f"{path.name}:{start} opens a block that nothing ends"
+    text, found = path.read_text(encoding="utf-8"), []
+    for match in _FENCE.finditer(text):
+        body = [line.removeprefix(match[1]) for line in match[3].splitlines()]
+        found.append(Block(text.count("\n", 0, match.start(3)) + 1, match[2], "\n".join(body)))
+    assert 2 * len(found) == len(re.findall("^ *```", text, re.MULTILINE)), f"{path.name} has a block without an end"
     return found
 
 
@@ -51,9 +45,7 @@ def commands(block: Block) -> list[tuple[int, list[str]]]:
 
 def inline_commands(path: Path) -> list[tuple[int, list[str]]]:
     """Commands that stand between backticks in the text of a page."""
-    text = path.read_text(encoding="utf-8")
-    for block in blocks(path):
-        text = text.replace(block.text, "\n" * block.text.count("\n"))
+    text = _FENCE.sub(lambda block: "\n" * block[0].count("\n"), path.read_text(encoding="utf-8"))
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         for match in _INLINE.finditer(line):

@@ -13,32 +13,28 @@ from types import ModuleType
 
 import pytest
 import tiny_training
-from typer.testing import CliRunner
+from command_runs import done
 
-from upfusion_core.cli.app import COMMANDS, app
+from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import TRAIN_PRESETS, TrainConfig
 from upfusion_core.config.base import options_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-MOST = {
-    "--count": 2, "--faces": 200, "--held-out": 0, "--max-minutes": 0, "--objects": 2, "--resolution": 24, "--size": 16,
-    "--steps": 1, "--texture-size": 64, "--turntable-size": 16, "--views": 1,
-}  # fmt: skip
-"""What numbers are cut down to."""
+# what numbers are cut down to
+MOST = {"--count": 2, "--faces": 200, "--held-out": 0, "--max-minutes": 0, "--objects": 2, "--resolution": 24}
+MOST |= {"--size": 16, "--steps": 1, "--texture-size": 64, "--turntable-size": 16, "--views": 1}
+# options that are given so even where the page leaves them out
 ALWAYS = {
     "demo": ("--steps",),
     "reconstruct": ("--steps", "--views", "--resolution", "--texture-size", "--turntable-size"),
     "views": ("--steps", "--count"),
     "predict": ("--size", "--count"),
     "mesh": ("--resolution", "--texture-size"),
-    "train": ("--max-minutes",),
+    "train": ("--max-minutes",),  # which a continued run takes again: the others come from its record
     "pack": ("--objects", "--size", "--views"),
     "evaluate": ("--objects", "--steps", "--views", "--held-out"),
 }
-"""Options that are given so even where the page leaves them out."""
-RECORDED = {"--max-minutes"}
-"""Options that a continued run takes again: the others come from its record."""
 
 
 @functools.cache
@@ -50,11 +46,9 @@ def spellings_of(command: str) -> set[str]:
 
 
 def check_upfusion(words: Sequence[str]) -> None:
-    if words[0] == "--version":
-        return
-    known = spellings_of(words[0])
-    spelled = {word for word in words if word.startswith("-") and not re.fullmatch(r"-\d.*", word)}
-    assert spelled <= known, sorted(spelled - known)
+    if words[0] != "--version":
+        spelled = {word for word in words if word.startswith("-") and not re.fullmatch(r"-\d.*", word)}
+        assert spelled <= spellings_of(words[0]), words
 
 
 def made_small(words: Sequence[str], folder: Path) -> list[str]:
@@ -73,15 +67,14 @@ def made_small(words: Sequence[str], folder: Path) -> list[str]:
             word = f"{rest[0]}.json"
         small.append(word)
     for option in ALWAYS.get(command, ()):
-        if option not in small and ("--resume" not in small or option in RECORDED):
+        if option not in small and ("--resume" not in small or command == "train"):
             small += [option, str(MOST[option])]
     return [*small, "--device", "cpu"] if "--device" in spellings_of(command) else small
 
 
 def run_upfusion(words: Sequence[str], folder: Path) -> None:
     check_upfusion(words)
-    result = CliRunner().invoke(app, made_small(words, folder) if words[0] != "--version" else list(words))
-    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    done(*(made_small(words, folder) if words[0] != "--version" else words))
 
 
 def check_pip(words: Sequence[str]) -> None:
@@ -105,15 +98,11 @@ def check_pytest(words: Sequence[str]) -> None:
             assert (ROOT / word.split("::")[0]).exists(), word
 
 
-def check_script(path: Path, words: Sequence[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A script of ours knows all options; the figure is drawn, and what make_reference writes is compared below."""
-    module = loaded(path)
+def check_script(path: Path, words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A script of ours knows all options; what docs/make_reference.py writes is compared in test_documentation.py."""
     if path.parent.name == "docs":
-        if path.stem == "draw_data_flow":
-            module.__file__ = str(folder / path.name)
-            module.main()
-            assert (folder / "data_flow.png").stat().st_size > 10_000
         return
+    module = loaded(path)
     shown = _help(module, path.name, capsys)
     if words and re.search(rf"[{{,]{re.escape(words[0])}[,}}]", shown):  # a script with commands of its own
         shown += _help(module, path.name, capsys, words[0])
@@ -148,17 +137,14 @@ def run(words: Sequence[str], folder: Path, capsys: pytest.CaptureFixture[str], 
             check_upfusion(rest) if check_only else run_upfusion(rest, folder)
         case ["accelerate", *rest]:  # in one process
             run_upfusion(rest[rest.index("upfusion_core") + 1 :], folder)
-        case ["uv", "run", "--extra", extra, *rest]:
-            check_pip([f".[{extra}]"])
-            run(rest, folder, capsys, check_only=True)
-        case ["uv", "run", *rest]:
+        case ["uv", "run", "--extra", _, *rest] | ["uv", "run", *rest]:
             run(rest, folder, capsys, check_only=True)
         case ["pip", *rest] | ["python", "-m", "pip", *rest]:
             check_pip(rest)
         case ["python", "-m", "venv", name]:
             venv.create(folder / name)
         case ["python", script, *rest]:
-            check_script(ROOT / script, rest, folder, capsys)
+            check_script(ROOT / script, rest, capsys)
         case ["git", "clone", address, *place]:  # the manifest's; a link stands for the clone
             assert f'\nRepository = "{address}"\n' in PROJECT
             clone = folder / (place[0] if place else address.rsplit("/", 1)[1])

@@ -1,7 +1,6 @@
 """What test_full_size.py runs in processes of their own, so that their memory can be measured."""
 
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -34,27 +33,22 @@ def alone(function: Any, *arguments: object) -> Any:  # noqa: ANN401 - any of th
 class MemoryPeak:
     """The most memory that this process has inside the `with` block, in bytes, looked up every 5 ms; Linux only."""
 
-    def __init__(self) -> None:
-        self.anonymous = self.resident = 0  # its own pages; those and the pages of mapped weight files
-        self._done, self._started = threading.Event(), time.perf_counter()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
+    def __enter__(self) -> dict[str, float]:
+        # its own pages; those and the pages of mapped weight files
+        self._peak = {"anonymous_bytes": 0.0, "resident_bytes": 0.0}
+        self._done, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+        return self._peak
 
     def __exit__(self, *_: object) -> None:
-        self._seconds = time.perf_counter() - self._started
         self._done.set()
         self._thread.join()
-
-    def report(self) -> dict[str, float]:
-        return {"anonymous_bytes": self.anonymous, "resident_bytes": self.resident, "seconds": self._seconds}
 
     def _watch(self) -> None:
         while not self._done.wait(0.005):
             fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            self.anonymous = max(self.anonymous, 1024 * int(fields["RssAnon"].split()[0]))
-            self.resident = max(self.resident, 1024 * int(fields["VmRSS"].split()[0]))
+            for name, field in (("anonymous_bytes", "RssAnon"), ("resident_bytes", "VmRSS")):
+                self._peak[name] = max(self._peak[name], 1024 * int(fields[field].split()[0]))
 
 
 def six_photos() -> InputViews:
@@ -65,12 +59,11 @@ def six_photos() -> InputViews:
 def step(weights: Path) -> tuple[dict[str, Tensor], Report]:
     """One guided step, everything from loading on, and then the parts that a comparison wants to see alone."""
     latents = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(SEED))
-    loading, stepping = MemoryPeak(), MemoryPeak()
-    with loading:
+    with MemoryPeak() as loading:
         model = UpFusion.load(weights)
         scene = model.encode(six_photos())
         condition = model.condition(scene, orbit_cameras(AZIMUTH))
-    with stepping:
+    with MemoryPeak() as stepping:
         guided = model.predict_noise(latents, TIMESTEP, condition, guidance=GUIDANCE)
     as_released = model.condition(scene, orbit_cameras(AZIMUTH), zero_attention_rays=True)
     tensors = vars(condition) | {
@@ -80,26 +73,24 @@ def step(weights: Path) -> tuple[dict[str, Tensor], Report]:
         "eps_unconditional": model.predict_noise(latents, TIMESTEP, condition.unconditional(), guidance=1.0),
         "eps_guided_zero_rays": model.predict_noise(latents, TIMESTEP, as_released, guidance=GUIDANCE),
     }
-    return tensors, {"loading": loading.report(), "step": stepping.report()}
+    return tensors, {"loading": loading, "step": stepping}
 
 
 def views(weights: Path) -> tuple[Tensor, Tensor, Report]:
     """Two cameras, two steps: together and the second one alone from the seed it had."""
     cameras, generator = orbit_cameras([30.0, 200.0]), torch.Generator().manual_seed(SEED)
-    sampling = MemoryPeak()
-    with sampling:
+    with MemoryPeak() as sampling:
         model = UpFusion.load(weights)
         scene = model.encode(six_photos())
         together = model.sample(scene, cameras, steps=2, generator=generator)
     alone = model.sample(scene, cameras[1], steps=2, seeds=[SEED + 1])
-    return together.rgb, alone.rgb, {"sampling": sampling.report()}
+    return together.rgb, alone.rgb, {"sampling": sampling}
 
 
 def convert_weights(source: Path, destination: Path, dtype: torch.dtype) -> Report:
-    converting = MemoryPeak()
-    with converting:
+    with MemoryPeak() as converting:
         convert.convert(source, destination, dtype=dtype)
-    return {"convert": converting.report()}
+    return {"convert": converting}
 
 
 class OneObject:
@@ -121,13 +112,12 @@ def optimiser_step(weights: Path) -> tuple[dict[str, float], Report]:
         return {name: value for name, value in found.items() if not name.startswith(CONTROL_PREFIX)}
 
     initial.read_initial_weights = without_control
-    starting, stepping = MemoryPeak(), MemoryPeak()
-    with starting:
+    with MemoryPeak() as starting:
         networks, text = initial.initial_networks(config.model, [str(weights)])
         training = loop.Training(config, Accelerator(cpu=True), networks, text, Path("nowhere"))
     control, unet = networks.controlnet.zero_convs[0][0].weight, networks.unet.up_blocks[0].resnets[0].conv1.weight
     before = unet.detach().clone()
-    with stepping:
+    with MemoryPeak() as stepping:
         training.step(OneObject())
     found = {
         "steps": training.state.step,
@@ -135,4 +125,4 @@ def optimiser_step(weights: Path) -> tuple[dict[str, float], Report]:
         "unet_moved": (unet.detach() - before).abs().max().item(),
         "trained": sum(value.numel() for group in training.state.optimizer.param_groups for value in group["params"]),
     }
-    return found, {"starting": starting.report(), "step": stepping.report()}
+    return found, {"starting": starting, "step": stepping}

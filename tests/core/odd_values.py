@@ -57,16 +57,15 @@ def odd_tensors(draw: st.DrawFn, *shapes: tuple[int, ...], low: float = 0.0, hig
     shape = list(draw(st.sampled_from(shapes)))
     oddity = draw(st.sampled_from(("none", "none", "none", "shape", "dtype", torch.nan, -torch.inf, 1e38)))
     if oddity == "shape":
-        longer, last = [2, *shape], [*shape[:-1], shape[-1] + 1]
-        shape = draw(st.sampled_from((shape[1:], longer, [0, *shape[1:]], last, shape[::-1])))
+        others = (shape[1:], [2, *shape], [0, *shape[1:]], [*shape[:-1], shape[-1] + 1], shape[::-1])
+        shape = draw(st.sampled_from(others))
     tensor = torch.rand(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 3)))) * (high - low) + low
-    if draw(st.booleans()) and tensor.ndim > 1:
-        tensor = tensor.transpose(0, -1).contiguous().transpose(0, -1)
     if oddity == "dtype":
         return tensor.to(draw(st.sampled_from(DTYPES)))
     if isinstance(oddity, float) and tensor.numel():
-        tensor = tensor.contiguous()
         tensor.view(-1)[draw(st.integers(0, tensor.numel() - 1))] = oddity
+    if draw(st.booleans()) and tensor.ndim > 1:
+        tensor = tensor.transpose(0, -1).contiguous().transpose(0, -1)
     return tensor.requires_grad_(draw(st.booleans()))
 
 

@@ -1,6 +1,6 @@
 """A host's default precision of its own tensors leaves geometry and pictures in float32."""
 
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import tiny_training
@@ -14,13 +14,9 @@ SIZE = tiny_training.SIZE
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 
 
-@pytest.fixture(params=[torch.float64, torch.bfloat16])
-def precision(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
-    yield request.param
-    torch.set_default_dtype(torch.float32)
-
-
-def test_the_chain_in_another_default_precision(precision: torch.dtype) -> None:
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_the_chain_in_another_default_precision(precision: torch.dtype, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(partial(torch.set_default_dtype, torch.float32))
     model, field = tiny_training.random_upfusion(seed=5), RadianceField(TINY)
     photos = (1 - torch.eye(SIZE)).expand(2, 3, SIZE, SIZE)
     views = InputViews(photos, 1 - photos[:, :1], torch.full((2, 2), 4.5))

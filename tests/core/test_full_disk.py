@@ -33,9 +33,7 @@ def field(path: Path, large: bool) -> None:
 
 def mesh(path: Path, large: bool) -> None:
     count = 3000 if large else 4
-    faces = torch.arange(count - count % 3).reshape(-1, 3)
-    textured = {"uvs": noise(count, 2), "texture": noise(3, 64, 64)} if path.suffix == ".glb" else {}
-    MeshAsset(noise(count, 3), faces, noise(count, 3), **(textured if large else {})).save(path)
+    MeshAsset(noise(count, 3), torch.arange(count - count % 3).reshape(-1, 3), noise(count, 3)).save(path)
 
 
 def film(path: Path, large: bool) -> None:
@@ -52,11 +50,11 @@ def state(path: Path, large: bool) -> None:
 
 
 def weights(path: Path, large: bool) -> None:
-    if not large:
-        path.write_bytes(b"the weights before")
-        return
     networks, text = initial_networks(tiny_model(), seed=0)
-    write_networks(path, tiny_model(), network_weights(tiny_model(), networks), text)
+    if large:
+        write_networks(path, tiny_model(), network_weights(tiny_model(), networks), text)
+    else:
+        path.write_bytes(b"the weights before")
 
 
 WRITERS: dict[str, Callable[[Path, bool], None]] = {

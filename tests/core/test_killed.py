@@ -6,9 +6,9 @@ import random
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -43,13 +43,11 @@ def short(config: DistillConfig) -> DistillConfig:
 def _shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the short schedule where the commands take theirs from."""
 
-    def shorten(owner: object, name: str, change: Callable[..., object]) -> None:
-        made = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *arguments, **changes: change(made(*arguments, **changes)))
-
-    shorten(reconstruct, "distill_config", short)
-    shorten(DistillConfig, "named", short)
-    shorten(datasets, "evaluation_config", lambda config: replace(config, mesh_resolution=24, mesh_samples=200))
+    quick = {"mesh_resolution": 24, "mesh_samples": 200}
+    asked, chosen, named = datasets.evaluation_config, reconstruct.distill_config, DistillConfig.named
+    monkeypatch.setattr(datasets, "evaluation_config", lambda command: replace(asked(command), **quick))
+    monkeypatch.setattr(reconstruct, "distill_config", lambda *arguments: short(chosen(*arguments)))
+    monkeypatch.setattr(DistillConfig, "named", lambda *names, **changes: short(named(*names, **changes)))
     monkeypatch.setattr(datasets, "PROCEDURAL_POOL", 8)
     monkeypatch.setattr(spread, "START", "fork")
     monkeypatch.setattr(report, "plot_results", lambda results, folder: {})
@@ -64,48 +62,34 @@ def distill(weights: str, preset: str, folder: str) -> None:
     field.save(Path(folder) / "field.safetensors")
 
 
-class Worker:
-    """A fork of this process, in which everything is imported, that runs a command; what it says goes to `log`."""
+def work(log: Path, arguments: list[str]) -> None:
+    """In a fork, in which everything is imported: runs a command; what it says goes to `log`."""
+    output = log.open("w", buffering=1)
+    os.dup2(output.fileno(), 2)
+    torch.set_num_threads(1)  # others do not live on in a fork
+    sys.stdout = sys.stderr = output
+    sys.argv = ["upfusion", *arguments]
+    distill(*arguments[1:]) if arguments[0] == "distill" else main()
 
-    def __init__(self, log: Path, arguments: list[str]) -> None:
-        self.log, self.child = log, os.fork()
-        if self.child:
-            return
-        code = 1
-        with log.open("w", buffering=1) as sys.stdout:  # in the place of pytest's
-            try:
-                sys.stderr = sys.stdout
-                os.dup2(sys.stdout.fileno(), 2)
-                torch.set_num_threads(1)  # others do not live on in a fork
-                sys.argv = ["upfusion", *arguments]
-                distill(*arguments[1:]) if arguments[0] == "distill" else main()
-                code = 0
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-            except BaseException:
-                traceback.print_exc()  # the interpreter would, which os._exit leaves out
-            finally:
-                os._exit(code)
 
-    def ended(self, seconds: float = 3600) -> int | None:
-        """Its exit status, negative for a signal; None if it goes on for longer than that."""
-        until = time.monotonic() + seconds
-        while not (found := os.waitpid(self.child, os.WNOHANG))[0]:
-            if time.monotonic() > until:
-                return None
-            time.sleep(0.005)
-        return os.waitstatus_to_exitcode(found[1])
+def started(log: Path, arguments: list[str]) -> ForkProcess:
+    process = get_context("fork").Process(target=work, args=(log, arguments))
+    process.start()
+    return process
 
-    def send(self, number: signal.Signals) -> int | None:
-        """Its exit status after a signal."""
-        os.kill(self.child, number)
-        return self.ended()
+
+def ended(process: ForkProcess, signalled: signal.Signals | None = None, seconds: float = 3600) -> int | None:
+    """Its exit status, negative for a signal; None if it goes on for longer than that."""
+    if signalled is not None:
+        os.kill(process.pid, signalled)
+    process.join(seconds)
+    return process.exitcode
 
 
 def complete(log: Path, arguments: list[str]) -> float:
     """Seconds of a run that nothing disturbs."""
     start = time.monotonic()
-    assert Worker(log, arguments).ended() == 0, log.read_text()
+    assert ended(started(log, arguments)) == 0, log.read_text()
     return time.monotonic() - start
 
 
@@ -123,13 +107,13 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     for number in range(4):
         (folder / "jobs" / str(number)).mkdir(parents=True)
         framed.rotate(20 * number, fillcolor="white").save(folder / "jobs" / str(number) / "photo.png")
+    small = "--resolution 24 --turntable-size 16 --threshold 10 --checkpoint-every 3 --steps 2 --device cpu"
     told = {
         "train": f"train encoder --config {config} --data procedural --device cpu",
-        "reconstruct": f"reconstruct {photo} -m {weights} --views 3 --steps 2 --resolution 24 --turntable-size 16 "
-        "--texture-size 64 --threshold 10 --format glb --format obj --batch-size 2 --preview-every 5 "
-        "--checkpoint-every 3 --device cpu",
-        "batch": f"batch {folder / 'jobs'} -m {weights} --views 1 --steps 2 --resolution 24 --turntable-size 16 "
-        "--texture-size 0 --threshold 10 --checkpoint-every 3 --device cpu --workers 2 --preview-every 0",
+        "reconstruct": f"reconstruct {photo} -m {weights} {small} --views 3 --texture-size 64 "
+        "--format glb --format obj --batch-size 2 --preview-every 5",
+        "batch": f"batch {folder / 'jobs'} -m {weights} {small} --views 1 --texture-size 0 "
+        "--workers 2 --preview-every 0",
         "evaluate": f"evaluate -m {weights} --data procedural --photos 1 --objects 2 --held-out 0 --views 1 "
         "--stages nearest,predict,sample,field --steps 2 --alignment picture --device cpu",
         "distill": f"distill {weights} fast",
@@ -168,28 +152,26 @@ def test_killed_at_random_moments(command: str, commands: dict[str, list[str]], 
     seconds = complete(log, in_folder(told, tmp_path / "whole"))
     whole = content(tmp_path / "whole")
     assert len(whole) >= {"distill": 1, "train": 3, "reconstruct": 9, "batch": 32, "evaluate": 4}[told[0]]
-    kills = runs = attempts = 0
+    kills = runs = 0
     while kills < KILLS:
         folder, status, kept = tmp_path / f"killed_{runs}", None, dict[Path, int]()
         while status is None:
-            attempts += 1
             fresh, begun = not folder.exists(), time.monotonic()
-            worker = Worker(log, in_folder(told, folder))
-            status = worker.ended(draws.uniform(0, seconds)) if kills < KILLS else worker.ended()
+            worker = started(log, in_folder(told, folder))
+            status = ended(worker, seconds=draws.uniform(0, seconds) if kills < KILLS else 3600)
             if fresh and status == 0:
                 seconds = time.monotonic() - begun  # machines are not always as busy
             assert kept.items() <= finished(folder).items()
             if status is None:
-                kills += worker.send(signal.SIGKILL) == -signal.SIGKILL
+                kills += ended(worker, signal.SIGKILL) == -signal.SIGKILL
                 time.sleep(0.1)  # workers end with the first process
                 kept = finished(folder)
-            else:
-                assert status == 0, log.read_text()[-3000:]
+        assert status == 0, log.read_text()[-3000:]
         found = content(folder)
         assert found.keys() == whole.keys()
         assert not [name for name, value in found.items() if value != whole[name]], f"run {runs} after {kills} kills"
         runs += 1
-    print(f"{command}: {kills} kills over {runs} runs, {attempts} attempts, {seconds:.1f} s undisturbed")
+    print(f"{command}: {kills} kills over {runs} runs, {seconds:.1f} s undisturbed")
 
 
 @pytest.mark.parametrize("command", ["train", "reconstruct", "evaluate", "views"])
@@ -199,11 +181,11 @@ def test_ctrl_c_ends_at_once(command: str, commands: dict[str, list[str]], tmp_p
     seconds = complete(log, in_folder(told, tmp_path / "whole"))
     waited = []
     for share in (0.3, 0.6, 0.8):
-        worker = Worker(log, in_folder(told, folder))
-        status = worker.ended(share * seconds)
+        worker = started(log, in_folder(told, folder))
+        status = ended(worker, seconds=share * seconds)
         if status is None:
             pressed = time.monotonic()
-            status = worker.send(signal.SIGINT)
+            status = ended(worker, signal.SIGINT)
             waited.append(time.monotonic() - pressed)
         if status == 0:
             break
@@ -222,10 +204,10 @@ def test_ctrl_c_while_a_mesh_is_made(tmp_path: Path, tmp_path_factory: pytest.Te
     scene = model.encode(example_views(0, 1).prepared(model.image_size))
     model.distill(scene, DistillConfig.named("draft")).save(source)
     told = ["mesh", str(source), "-o", str(tmp_path / "mesh.glb"), "--device", "cpu", "--resolution", "512"]
-    worker = Worker(log, told)
-    assert worker.ended(2.0) is None
+    worker = started(log, told)
+    assert ended(worker, seconds=2.0) is None
     pressed = time.monotonic()
-    assert worker.send(signal.SIGINT) == 130
+    assert ended(worker, signal.SIGINT) == 130
     assert time.monotonic() - pressed < 1.0
     assert "interrupted" in log.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["field.safetensors"]

@@ -2,8 +2,9 @@
 
 import ast
 import importlib
-from collections.abc import Iterator
+import inspect
 from pathlib import Path
+from typing import get_origin
 
 import upfusion_core
 
@@ -16,7 +17,6 @@ LAYERS = (
 HOMES = {name: {"models", "pipeline"} for name in ("diffusers", "transformers")} | {"typer": {"cli"}, "rich": {"cli"}}
 HOMES |= {"xatlas": {"surface"}, "trimesh": {"surface", "data", "procedural", "evaluation"}}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-NODE_SOURCES = sorted((ROOT / "nodes").rglob("*.py"))
 
 
 def layer_of(part: str) -> int:
@@ -24,55 +24,48 @@ def layer_of(part: str) -> int:
 
 
 def imported_modules(path: Path) -> list[str]:
-    """Absolute names of what a file imports, those for type checkers alone left out."""
-    package, names = ["upfusion_core", *path.relative_to(PACKAGE).parts[:-1]], []
+    """What a file imports, but for type checkers alone; our own modules as ".name", from the package's top."""
+    package, names = path.relative_to(PACKAGE).parts[:-1], []
     left = [ast.parse(path.read_text(encoding="utf-8"))]
     while left:
         node = left.pop()
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names.append("." + ".".join([*package[: len(package) - node.level + 1], node.module or ""]))
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            names.append(".".join([*base, *([node.module] if node.module else [])]))
+            names.append(node.module)
         elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             left += ast.iter_child_nodes(node)
     return names
 
 
-def nodes_of(paths: list[Path]) -> Iterator[tuple[Path, ast.AST]]:
-    return ((path, node) for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-
-
 def test_imports_are_relative_and_point_down() -> None:
-    for path, node in nodes_of(SOURCES):
-        absolute = isinstance(node, ast.ImportFrom) and node.level == 0
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found = {name.split(".")[0] for name in (*names, *([node.module] if absolute else []))}
-        assert "upfusion_core" not in found, path
     for path in SOURCES:
         here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if here == "__init__":
             continue  # the public names, imported at first use
         for name in imported_modules(path):
-            parts = name.split(".")
-            assert parts[0] not in ("comfy", "comfy_api", "folder_paths"), path
-            if parts[0] == "upfusion_core" and len(parts) > 1 and parts[1] != here:
-                assert layer_of(parts[1]) < layer_of(here), f"{path} must not import {name}"
-            for library, homes in HOMES.items():
-                assert parts[0] != library or here in homes, f"{path} must not import {library}"
+            top = name.removeprefix(".").split(".")[0]
+            if name.startswith("."):
+                assert top in ("", here) or layer_of(top) < layer_of(here), f"{path} must not import {name}"
+            else:
+                assert top not in ("upfusion_core", "comfy", "comfy_api", "folder_paths"), path
+                assert here in HOMES.get(top, {here}), f"{path} must not import {name}"
 
 
 def test_nodes_import_only_the_public_api() -> None:
     """ComfyUI imports the pack by its folder: an absolute import would give other classes than a relative one."""
-    for path, node in nodes_of([*NODE_SOURCES, ROOT / "__init__.py"]):
-        if isinstance(node, ast.Import):
-            assert not any(alias.name.split(".")[0] in ("upfusion_core", "nodes") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            assert (node.module or "").split(".")[0] not in ("upfusion_core", "diffusers", "transformers")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("upfusion_core"):
-            assert node.module in ("upfusion_core", "upfusion_core.config"), f"{path} imports {node.module}"
-            if node.module == "upfusion_core":
-                assert {alias.name for alias in node.names} <= set(upfusion_core.__all__)
+    for path in [*sorted((ROOT / "nodes").rglob("*.py")), ROOT / "__init__.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.split(".")[0] in ("upfusion_core", "nodes") for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert node.module.split(".")[0] not in ("upfusion_core", "diffusers", "transformers")
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("upfusion_core"):
+                assert node.module in ("upfusion_core", "upfusion_core.config"), f"{path} imports {node.module}"
+                names = {alias.name for alias in node.names}
+                assert node.module != "upfusion_core" or names <= set(upfusion_core.__all__)
 
 
 def test_type_checkers_are_told_of_all_homes_of_public_names() -> None:
@@ -81,3 +74,13 @@ def test_type_checkers_are_told_of_all_homes_of_public_names() -> None:
     assert [node.module for node in block.body] == sorted(set(upfusion_core._HOMES.values()))
     for name, home in upfusion_core._HOMES.items():
         assert getattr(upfusion_core, name) is getattr(importlib.import_module(f"upfusion_core.{home}"), name)
+
+
+def test_public_names_and_their_members_are_explained() -> None:
+    for name in upfusion_core.__all__:
+        value = getattr(upfusion_core, name)
+        if inspect.isfunction(value) or (inspect.isclass(value) and get_origin(value) is None):
+            members = vars(value) if inspect.isclass(value) else {}
+            found = {key: getattr(each, "fget", getattr(each, "__func__", each)) for key, each in members.items()}
+            own = [each for key, each in found.items() if inspect.isfunction(each) and not key.startswith("_")]
+            assert all(each.__doc__ for each in (value, *own)), name

@@ -9,10 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_runs import done
 
 import upfusion_core
-from upfusion_core.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "pyproject.toml"
@@ -27,31 +26,23 @@ def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
     (pack / "upfusion_core").mkdir()
     shutil.copy(ROOT / "upfusion_core" / "__init__.py", pack / "upfusion_core")
     code = f"import sys; sys.path.append({str(pack)!r}); import upfusion_core; print(upfusion_core.__version__)"
-    done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == SAID
+    asked = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == SAID
 
 
-ANOTHER = '[project]\nname = "another"\nversion = "1.2.3"\n'  # site-packages of somebody who put a file there
-
-
-@pytest.mark.parametrize("text", [ANOTHER, '[tool.x]\nname = "upfusion"\nversion = "9"\n', None])
-def test_without_our_file_the_record_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
-) -> None:
+def test_without_our_file_the_record_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a pyproject.toml believed that somebody else left in site-packages."""
     path = tmp_path / "pyproject.toml"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(upfusion_core, "_PROJECT_FILE", path)
     monkeypatch.setattr(metadata, "version", {"upfusion": "7.8.9"}.__getitem__)
     assert upfusion_core._version.__wrapped__() == "7.8.9"
-    path.write_text('[project]\nname = "upfusion"\nversion = "1.2.3"\n[tool.x]\nversion = "9"\n', encoding="utf-8")
-    assert upfusion_core._version.__wrapped__() == "1.2.3"
+    path.write_text('[project]\nname = "another"\nversion = "1.2.3"\n', encoding="utf-8")
+    assert upfusion_core._version.__wrapped__() == "7.8.9"
 
 
 def test_changelog_citation_and_workflows_say_the_same() -> None:
     assert upfusion_core.__version__ == SAID
-    result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.output.strip()) == (0, upfusion_core.__version__)
+    assert done("--version") == SAID
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## (\d+\.\d+\.\d+)", changes, re.MULTILINE)[1] == SAID
     assert f"\nversion: {SAID}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

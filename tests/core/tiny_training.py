@@ -7,21 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upfusion_core import Cameras, UpFusion
-from upfusion_core.config import (
-    DiffusionConfig,
-    DinoConfig,
-    DraftSchedule,
-    FieldConfig,
-    FitConfig,
-    GridConfig,
-    ModelConfig,
-    RaySampling,
-    TextConfig,
-    TrainConfig,
-    UpSRTConfig,
-    VaeConfig,
-)
+from upfusion_core import Cameras, UpFusion, config
+from upfusion_core.config import ModelConfig, TrainConfig
 from upfusion_core.evaluation.alignment import SimilaritySearch
 from upfusion_core.geometry import random_cameras, reference_camera
 from upfusion_core.models.checkpoint import network_weights
@@ -32,21 +19,21 @@ from upfusion_core.training.loop import TrainResult, train
 from upfusion_core.training.stages import calibrate_latents
 
 SIZE, WIDTH = 16, 32
-GRID = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
-FIELD = FieldConfig(grid=GRID, hidden=8, half_extent=0.3, blob_sigma=0.1)
-FIT = replace(FitConfig(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
-DRAFT = DraftSchedule(3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=1)
+GRID = config.GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
+FIELD = config.FieldConfig(grid=GRID, hidden=8, half_extent=0.3, blob_sigma=0.1)
+FIT = replace(config.FitConfig(iterations=4), rays=64, occupancy_cells=8, sampling=config.RaySampling(8, 0))
+DRAFT = config.DraftSchedule(3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=1)
 QUICK_SEARCH = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
 
 
 def tiny_model() -> ModelConfig:
     return ModelConfig(
         image_size=SIZE,
-        dino=DinoConfig(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, layer=1),
-        upsrt=UpSRTConfig(WIDTH, 4, 48, 1, 1, image_feature_dim=16, patches=(4, 4), num_freqs=4, start_freq=-2),
-        diffusion=DiffusionConfig(32, (1, 1), 1, 8, context_dim=WIDTH, hint_channels=WIDTH + 6),
-        vae=VaeConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1),
-        text=TextConfig(hidden_size=WIDTH, num_attention_heads=4, num_hidden_layers=1, intermediate_size=64),
+        dino=config.DinoConfig(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, layer=1),
+        upsrt=config.UpSRTConfig(WIDTH, 4, 48, 1, 1, image_feature_dim=16, patches=(4, 4), num_freqs=4, start_freq=-2),
+        diffusion=config.DiffusionConfig(32, (1, 1), 1, 8, context_dim=WIDTH, hint_channels=WIDTH + 6),
+        vae=config.VaeConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1),
+        text=config.TextConfig(hidden_size=WIDTH, num_attention_heads=4, num_hidden_layers=1, intermediate_size=64),
     )
 
 
@@ -59,14 +46,10 @@ def random_upfusion(seed: int) -> UpFusion:
 
 def tiny_config(stage: str = "encoder", **changes: Any) -> TrainConfig:  # noqa: ANN401 - fields of TrainConfig
     joint = stage != "autoencoder"
-    values = {
-        "model": tiny_model(), "batch_size": 2, "photos": (1, 3), "targets": 2, "rays": 32, "inside_share": 0.5,
-        "steps": 6, "learning_rate": 1e-3, "warmup_steps": 2, "final_share": 0.1, "ema_decay": 0.9,
-        "train_dino": joint, "train_upsrt": joint, "train_unet": "all", "validate_every": 0, "save_every": 100,
-        "log_every": 2, "validation_batches": 1,
-    }  # fmt: skip
-    if stage == "diffusion":
-        values["rgb_weight"] = 1.0
+    values = {"model": tiny_model(), "batch_size": 2, "photos": (1, 3), "targets": 2, "rays": 32, "inside_share": 0.5}
+    values |= {"steps": 6, "learning_rate": 1e-3, "warmup_steps": 2, "final_share": 0.1, "ema_decay": 0.9}
+    values |= {"train_dino": joint, "train_upsrt": joint, "train_unet": "all", "validate_every": 0, "save_every": 100}
+    values |= {"log_every": 2, "validation_batches": 1} | ({"rgb_weight": 1.0} if stage == "diffusion" else {})
     return TrainConfig(stage=stage, **(values | changes))
 
 
@@ -93,10 +76,8 @@ class TinySource:
         examples = [self._example(first + index, 1 + step % 3) for index in range(self.batch_size)]
         photos, targets, masks, cameras = zip(*examples, strict=True)
         references = Cameras.concatenate([reference_camera()] * self.batch_size)
-        return TrainingBatch(
-            torch.stack(photos), references, torch.stack(targets), torch.stack(masks),
-            Cameras.concatenate(list(cameras)),
-        )  # fmt: skip
+        pictures = (torch.stack(photos), references, torch.stack(targets), torch.stack(masks))
+        return TrainingBatch(*pictures, Cameras.concatenate(list(cameras)))
 
     def _example(self, number: int, photos: int) -> tuple[Tensor, Tensor, Tensor, Cameras]:
         generator = torch.Generator().manual_seed(number)

@@ -8,8 +8,8 @@ from golden_files import worst
 from rule_weights import write_photos
 from torch import Tensor
 
-from upfusion_core import DistillConfig, InputViews, RadianceField, UpFusion, orbit_cameras, prepare_views
-from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, RaySampling, ReferenceSchedule
+from upfusion_core import InputViews, RadianceField, UpFusion, orbit_cameras, prepare_views
+from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.backends import choose_backend, grid_encoder
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError
@@ -44,21 +44,6 @@ def test_low_precision_stays_finite_and_close(small_weights: Path, views: InputV
     ours = rounded.predict(rounded.encode(views), cameras)
     assert worst(ours, exact.predict(exact.encode(views), cameras)) < 0.1
     assert torch.isfinite(rounded.sample(rounded.encode(views), cameras, steps=3).rgb).all()
-
-
-@pytest.mark.parametrize("preset", ["draft", "reference"])
-def test_distillation_runs_on_the_gpu(small_weights: Path, views: InputViews, preset: str) -> None:
-    model = UpFusion.load(small_weights, device="cuda")
-    scene = model.encode(views)
-    fit = FitConfig(iterations=20)
-    if preset == "draft":
-        config = DistillConfig(DraftSchedule(predicted_fit=fit, sampled_fit=fit, sampled_cameras=2, steps=2))
-    else:
-        schedule = ReferenceSchedule(iterations=3, cameras=2, bootstrap=1, sampling=RaySampling(16, 16))
-        config = DistillConfig.reference(schedule=schedule)
-    field = model.distill(scene, config)
-    assert field.aabb.is_cuda
-    assert torch.isfinite(field.render(orbit_cameras(30.0), 16).rgb).all()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 9.0])
