@@ -143,8 +143,6 @@ def test_lists_and_annotations_of_strangers(tmp_path: Path, monkeypatch: pytest.
     (root / "valid_paths.json").write_text(json.dumps(["../secret", "x" * 300]))
     dataset = ObjaverseRenders(root)
     assert [reason[:30] for _, reason in dataset.skipped] == ["a file of the data set must li", "its folder is missing"]
-    (root / "valid_paths.json").write_text('["\\ud800"]')
-    refused(r"valid_paths\.json must be JSON", ObjaverseRenders, root)
     frame = {"sequence_name": "\ud800", "viewpoint": None}
     (root / "cup").mkdir()
     (root / "cup" / "frame_annotations.jgz").write_bytes(gzip.compress(json.dumps([frame]).encode()))
@@ -181,9 +179,8 @@ def test_matrices_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def index(folder: Path, name: str = "a.tar", objects: int = 1, size: int = 10240) -> Path:
-    shard = {"name": name, "objects": objects, "bytes": size}
-    content = {"format": "upfusion-shards", "version": 1, "shards": [shard]}
-    (folder / "index.json").write_text(json.dumps(content))
+    shards = [{"name": name, "objects": objects, "bytes": size}]
+    (folder / "index.json").write_text(json.dumps({"format": "upfusion-shards", "version": 1, "shards": shards}))
     return folder
 
 
@@ -191,9 +188,13 @@ def test_shards_that_claim_too_much(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(bytes(10240))
     for objects in (10**18, 11):
         refused(r"a shard must be .* large enough for its objects", listed_shards, index(tmp_path, objects=objects), [])
-    for name in ("x" * 300 + ".tar", "\u8336" * 90 + ".tar"):
-        refused(r"got none: .*\.tar: it is missing", listed_shards, index(tmp_path, name=name), [])
+    refused("must lie in its folder", listed_shards, index(tmp_path, "../a.tar"), [])
+    for name in ("x" * 300 + ".tar", "\u8336" * 90 + ".tar", "pipe:rm a.tar"):
+        refused(r"got none: .*\.tar: it is missing", listed_shards, index(tmp_path, name), [])
     assert listed_shards(index(tmp_path, objects=10), [])[0].objects == 10
     skipped: list[tuple[str, str]] = []
     assert listed_shards(index(tmp_path, objects=10**9, size=10**13), skipped)[0].objects == 10
     assert skipped == [("a.tar", "it has 10240 bytes, not the 10000000000000 that were packed")]
+    for shards, words in (("3", "must be an index of shards"), ("[]", r"it has no \.tar files")):
+        (tmp_path / "index.json").write_text(f'{{"format": "upfusion-shards", "version": 1, "shards": {shards}}}')
+        refused(words, listed_shards, tmp_path, [])

@@ -9,15 +9,19 @@ from refusals import refused
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from upfusion_core import Cameras, RenderedViews, orbit_cameras
+from upfusion_core.evaluation import metrics
 from upfusion_core.evaluation.metrics import (
     haarpsi,
     mask_iou,
     measure_views,
     psnr,
+    reprojection_consistency,
     sharpness,
     silhouette,
     silhouette_boxes,
 )
+from upfusion_core.geometry import camera_rays, project
 from upfusion_core.models.perceptual import load_lpips
 
 # scikit-image's SSIM as in the paper
@@ -38,10 +42,6 @@ def _textured(count: int = 2, size: int = 48) -> tuple[Tensor, Tensor]:
     return torch.where(masks, pattern[None], torch.ones(())), masks.float()
 
 
-def everywhere(picture: Tensor) -> Tensor:
-    return torch.ones(len(picture), 1, *picture.shape[-2:])
-
-
 def test_psnr_and_ssim_by_hand() -> None:
     truth = torch.full((3, 3, 8, 8), 0.5)
     offset = torch.tensor([0.1, 0.01, 0.0])[:, None, None, None]
@@ -51,7 +51,7 @@ def test_psnr_and_ssim_by_hand() -> None:
     assert float(psnr(half, truth[:1])) == pytest.approx(10 * math.log10(8), abs=1e-4)
     for dtype in (torch.float16, torch.bfloat16):
         equal = torch.full((1, 3, 16, 16), 0.5, dtype=dtype)
-        measures = measure_views(equal, equal, everywhere(equal))
+        measures = measure_views(equal, equal, torch.ones_like(equal[:, :1]))
         assert measures["psnr"].item() == measures["box_psnr"].item() == 100
     first, second = torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.7)
     wanted = (2 * 0.4 * 0.7 + 1e-4) / (0.4**2 + 0.7**2 + 1e-4)  # no variance: only the luminance term is left
@@ -60,7 +60,7 @@ def test_psnr_and_ssim_by_hand() -> None:
 
 
 def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
-    return measure_views(prediction, truth, everywhere(truth))["ssim"]
+    return measure_views(prediction, truth, torch.ones_like(truth[:, :1]))["ssim"]
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 25), (16, 16)])
@@ -82,16 +82,15 @@ def test_boxes_by_hand_and_as_skimage() -> None:
     assert boxes[0, 0].nonzero().amax(0).tolist() == [6, 5]
     assert int(boxes[0].sum()) == 15
     assert boxes[1].all()
-    truth, _ = _textured(1)
-    mask = _rectangle(48, 10, 30, 12, 36)
+    truth, mask = _textured(1)[0], _rectangle(48, 10, 30, 12, 36)
     prediction = truth.clone()
     prediction[..., 35:, :] = 0  # wrong outside the box, further away than SSIM's window reaches
     found = measure_views(prediction, truth, mask)
     assert float(found["box_psnr"]) == 100
     assert float(found["box_ssim"]) == pytest.approx(1, abs=1e-4)
     prediction = truth.clone()
-    prediction[..., 10:30, 12:36] = (truth[..., 10:30, 12:36] + 0.1) % 1.0
-    cut = (slice(None), slice(None), slice(10, 30), slice(12, 36))
+    cut = (..., slice(10, 30), slice(12, 36))
+    prediction[cut] = (truth[cut] + 0.1) % 1.0
     torch.testing.assert_close(measure_views(prediction, truth, mask)["box_psnr"], psnr(prediction[cut], truth[cut]))
     truth, prediction = torch.rand(2, 1, 3, 40, 40, generator=torch.Generator().manual_seed(3))
     pair = (prediction[0].double().numpy(), truth[0].double().numpy())
@@ -118,9 +117,8 @@ def test_white_scores_well_on_small_objects_but_not_in_the_box() -> None:
 def test_silhouettes_by_hand() -> None:
     first, second = _rectangle(10, 0, 4, 0, 4), _rectangle(10, 2, 6, 1, 5)  # 16 and 16 pixels, 2 x 3 of them shared
     nothing = torch.zeros_like(first)
-    ours, theirs = [first, second, first, nothing, first], [second, first, first, nothing, nothing]
-    found = mask_iou(torch.cat(ours), torch.cat(theirs))
-    assert found.tolist() == pytest.approx([6 / 26, 6 / 26, 1, 1, 0])
+    found = mask_iou(torch.cat([first, second, nothing, first]), torch.cat([second, second, nothing, nothing]))
+    assert found.tolist() == pytest.approx([6 / 26, 1, 1, 0])
     rgb = torch.ones(1, 3, 1, 3)
     rgb[0, 2, 0, 1] = 0.8  # one channel suffices
     rgb[0, :, 0, 2] = 0.95
@@ -148,11 +146,11 @@ def test_all_measures_are_named_per_view_and_batching_changes_nothing() -> None:
     truth, mask = _textured(3)
     prediction = (0.8 * truth + 0.1).clamp(0, 1)
     together = measure_views(prediction, truth, mask)
-    alone = [measure_views(*(part[index : index + 1] for part in (prediction, truth, mask))) for index in range(3)]
-    joined = {name: torch.cat([one[name] for one in alone]) for name in together}
-    torch.testing.assert_close(together, joined, atol=1e-5, rtol=1e-5)
-    known = measure_views(prediction, truth, mask, prediction_mask=mask)
-    assert known["iou"].tolist() == [1, 1, 1]
+    for index in range(3):
+        alone = measure_views(*(part[index : index + 1] for part in (prediction, truth, mask)))
+        wanted = {name: values[index : index + 1] for name, values in together.items()}
+        torch.testing.assert_close(alone, wanted, atol=1e-5, rtol=1e-5)
+    assert measure_views(prediction, truth, mask, prediction_mask=mask)["iou"].tolist() == [1, 1, 1]
 
 
 def waves(height: int, width: int, phase: float) -> Tensor:
@@ -176,12 +174,10 @@ def test_haarpsi_has_piq_s_values(size: tuple[int, int]) -> None:
 
 def test_haarpsi_of_equal_pictures_is_1_and_order_does_not_matter() -> None:
     first, second = waves(32, 32, 0.0), waves(32, 32, 1.0)
-    both = torch.cat([first, second])
-    torch.testing.assert_close(haarpsi(both, both), torch.ones(2), atol=2e-5, rtol=0)
     torch.testing.assert_close(haarpsi(first, second), haarpsi(second, first))
-    black = torch.zeros(1, 3, 16, 16)
-    assert float(haarpsi(black, black)) == pytest.approx(1, abs=1e-5)
-    assert float(haarpsi(black, 1 - black)) < 0.4
+    equal = torch.cat([first, second, torch.zeros_like(first)])
+    torch.testing.assert_close(haarpsi(equal, equal), torch.ones(3), atol=2e-5, rtol=0)
+    assert float(haarpsi(torch.zeros_like(first), torch.ones_like(first))) < 0.4
 
 
 def test_lpips_of_each_view(tmp_path: Path) -> None:
@@ -195,21 +191,77 @@ def test_lpips_of_each_view(tmp_path: Path) -> None:
     assert float(values[1]) == pytest.approx(float(network(prediction[1:], truth[1:])))
 
 
-GOOD, MASK = torch.full((2, 3, 16, 16), 0.5), torch.ones(2, 1, 16, 16)
-
-
 def test_what_cannot_be_measured_gets_a_sentence() -> None:
+    good, mask = torch.full((2, 3, 16, 16), 0.5), torch.ones(2, 1, 16, 16)
     for changes, words in (
-        ({"truth": GOOD[..., 1:]}, "must have the truth's shape"),
-        ({"prediction": GOOD[:0], "truth": GOOD[:0]}, "at least one view"),
-        ({"prediction": GOOD * 255}, r"prediction must be in \[0, 1\]"),
-        ({"truth": GOOD - 1}, r"truth must be in \[0, 1\]"),
-        ({"prediction": GOOD.byte(), "truth": GOOD.byte()}, "prediction must be floating point, got torch.uint8"),
-        ({"prediction": GOOD[..., 1:], "truth": GOOD[..., 1:]}, "at least 16 x 16, got 16 x 15"),
-        ({"mask": MASK * torch.tensor([1.0, 0.0])[:, None, None, None]}, "empty in view 1"),
-        ({"mask": MASK[:1]}, "one true silhouette a view"),
-        ({"prediction_mask": MASK / 0}, "prediction_mask must be finite"),
-        ({"prediction_mask": MASK[:1]}, "both silhouettes"),
+        ({"truth": good[..., 1:]}, "must have the truth's shape"),
+        ({"prediction": good[:0], "truth": good[:0]}, "at least one view"),
+        ({"prediction": good * 255}, r"prediction must be in \[0, 1\]"),
+        ({"prediction": good[..., 1:], "truth": good[..., 1:]}, "at least 16 x 16, got 16 x 15"),
+        ({"mask": mask * torch.tensor([1.0, 0.0])[:, None, None, None]}, "empty in view 1"),
+        ({"mask": mask[:1]}, "one true silhouette a view"),
+        ({"prediction_mask": mask / 0}, "prediction_mask must be finite"),
+        ({"prediction_mask": mask[:1]}, "both silhouettes"),
         ({"lpips": lambda *_: torch.tensor(torch.nan)}, "lpips .* must be finite"),
     ):
-        refused(words, measure_views, **({"prediction": GOOD, "truth": GOOD, "mask": MASK} | changes))
+        refused(words, measure_views, **({"prediction": good, "truth": good, "mask": mask} | changes))
+
+
+BALLS = ((torch.tensor([0.0, 0, 0]), 0.12), (torch.tensor([0.0, 0.02, 0.15]), 0.05))
+
+
+def _rendered(cameras: Cameras, size: int, balls: tuple[tuple[Tensor, float], ...] = BALLS) -> RenderedViews:
+    """Opaque balls whose colour is a smooth function of the place: exact depths."""
+    rays = camera_rays(cameras, size, size)
+    depth = torch.full(rays.origins.shape[:-1], math.inf)
+    for center, radius in balls:
+        offset = rays.origins - center
+        along = (offset * rays.directions).sum(-1)
+        inside = along**2 - offset.square().sum(-1) + radius**2
+        depth = torch.where(inside > 0, torch.minimum(depth, -along - inside.clamp(min=0).sqrt()), depth)
+    hit = depth.isfinite()
+    depth = torch.where(hit, depth, 0.0)
+    points = rays.origins + rays.directions * depth[..., None]
+    rgb = torch.where(hit[..., None], 0.5 + 0.3 * (8 * points).sin(), 1.0).permute(0, 3, 1, 2)
+    return RenderedViews(rgb, hit[:, None].float(), depth[:, None])
+
+
+def test_neighbours_agree_and_opposite_views_share_nothing() -> None:
+    cameras = orbit_cameras([0, 15, 30, 60], [10, 20, 15, 0])
+    field = _rendered(cameras, 96)
+    difference, pixels = reprojection_consistency(field.rgb, field, cameras, [(0, 1), (1, 2), (2, 3)])
+    assert (pixels > 2000).all()
+    assert (difference < 0.003).all()  # bilinear lookup, most of it near the outlines
+    cameras = orbit_cameras([0, 180], 0)
+    field = _rendered(cameras, 32, BALLS[:1])
+    difference, pixels = reprojection_consistency(field.rgb, field, cameras, [(0, 1)])
+    assert (pixels.tolist(), math.isnan(difference[0])) == ([0], True)
+
+
+def test_a_mistake_in_a_picture_is_found_where_it_is_seen() -> None:
+    """Nearest neighbours by brute force: every lifted pixel that both views see, one at a time."""
+    cameras = orbit_cameras([0, 25], [10, 10])
+    field = _rendered(cameras, 48)
+    rgb = torch.rand(2, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(2, 3, 48, 48)  # flat
+    difference, pixels = reprojection_consistency(rgb, field, cameras, [(0, 1)])
+    assert float(difference[0]) == pytest.approx(float((rgb[0] - rgb[1]).abs().mean()), rel=1e-5)
+    rays, count = camera_rays(cameras, 48, 48), 0
+    for source, target in ((0, 1), (1, 0)):
+        points = rays.origins[source] + rays.directions[source] * field.depth[source, 0, ..., None]
+        for point in points[field.opacity[source, 0] > 0.9]:
+            place, distance = project(point, cameras[target])
+            column, row = ((1 - place) * 24).floor().long().tolist()
+            if abs(float(field.depth[target, 0, row, column]) - float(distance)) < 0.02 * float(distance):
+                count += 1
+    assert 0.85 * count < int(pixels[0]) <= count  # pixels at outlines are left out as well
+
+
+def test_what_is_hidden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from the front a black ball hides the middle of a white one, which is seen from the side."""
+    cameras = orbit_cameras([0, 50], [0, 0])
+    field, alone = _rendered(cameras, 64), _rendered(cameras, 64, BALLS[:1])
+    front = (field.depth < alone.depth - 1e-3) | (field.opacity > alone.opacity)
+    rgb = torch.where(front, 0.0, 1.0).expand(2, 3, 64, 64)
+    assert float(reprojection_consistency(rgb, field, cameras, [(0, 1)])[0]) < 0.02  # its outline, where colours mix
+    monkeypatch.setattr(metrics, "TOLERANCE", 1.0)
+    assert float(reprojection_consistency(rgb, field, cameras, [(0, 1)])[0]) > 0.1
