@@ -128,23 +128,21 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_lists_and_annotations_of_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = json.dumps([0] * 100)
-    (tmp_path / "a.jgz").write_bytes(gzip.compress(text.encode()))
-    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", len(text))
+    (tmp_path / "a.jgz").write_bytes(gzip.compress(json.dumps([0] * 100).encode()))
+    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", 300)
     assert recorded._annotations(tmp_path / "a.jgz") == [0] * 100
-    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", len(text) - 1)
+    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", 299)
     refused(r"a\.jgz unpacks to more than 299 bytes; fetch it again", recorded._annotations, tmp_path / "a.jgz")
     monkeypatch.setattr(ObjaverseRenders, "VIEWS", 1)
     root = tmp_path / "renders"
-    for folder in (root, tmp_path / "secret"):
-        folder.mkdir()
+    for folder in (root / "cup", tmp_path / "secret"):
+        folder.mkdir(parents=True)
         for ending in ("png", "npy"):
             (folder / f"000.{ending}").touch()
     (root / "valid_paths.json").write_text(json.dumps(["../secret", "x" * 300]))
     dataset = ObjaverseRenders(root)
     assert [reason[:30] for _, reason in dataset.skipped] == ["a file of the data set must li", "its folder is missing"]
     frame = {"sequence_name": "\ud800", "viewpoint": None}
-    (root / "cup").mkdir()
     (root / "cup" / "frame_annotations.jgz").write_bytes(gzip.compress(json.dumps([frame]).encode()))
     assert Co3D(root).skipped == [("cup", "a frame annotation names no sequence")]
 

@@ -4,42 +4,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 from random_vgg import heads, vgg_weights
 from refusals import refused
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from upfusion_core import Cameras, RenderedViews, orbit_cameras
+from upfusion_core import Cameras, MeshAsset, RenderedViews, orbit_cameras
 from upfusion_core.evaluation import metrics
-from upfusion_core.evaluation.metrics import (
-    haarpsi,
-    mask_iou,
-    measure_views,
-    psnr,
-    reprojection_consistency,
-    sharpness,
-    silhouette,
-    silhouette_boxes,
-)
+from upfusion_core.evaluation.metrics import haarpsi, measure_views, psnr, sample_surface, sharpness, silhouette
 from upfusion_core.geometry import camera_rays, project
+from upfusion_core.geometry.cameras import Similarity
 from upfusion_core.models.perceptual import load_lpips
 
 # scikit-image's SSIM as in the paper
 AS_WANG = {"channel_axis": 0, "data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
-def _rectangle(size: int, top: int, bottom: int, left: int, right: int) -> Tensor:
+def rectangle(size: int, top: int, bottom: int, left: int, right: int) -> Tensor:
     mask = torch.zeros(1, 1, size, size)
     mask[..., top:bottom, left:right] = 1
     return mask
 
 
-def _textured(count: int = 2, size: int = 48) -> tuple[Tensor, Tensor]:
+def textured(count: int = 2, size: int = 48) -> tuple[Tensor, Tensor]:
     """Pictures with a patterned object on white, and their masks."""
     y, x = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
     masks = torch.stack([((x - 0.5) ** 2 + (y - 0.45) ** 2 < (0.2 + 0.05 * view) ** 2)[None] for view in range(count)])
     pattern = torch.stack([0.5 + 0.4 * (17 * x).sin(), 0.5 + 0.4 * (23 * y).cos(), 0.5 + 0.4 * (9 * (x + y)).sin()])
     return torch.where(masks, pattern[None], torch.ones(())), masks.float()
+
+
+def measured(prediction: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Where the object fills the picture."""
+    return measure_views(prediction, truth, torch.ones_like(truth[:, :1]))
 
 
 def test_psnr_and_ssim_by_hand() -> None:
@@ -51,16 +49,11 @@ def test_psnr_and_ssim_by_hand() -> None:
     assert float(psnr(half, truth[:1])) == pytest.approx(10 * math.log10(8), abs=1e-4)
     for dtype in (torch.float16, torch.bfloat16):
         equal = torch.full((1, 3, 16, 16), 0.5, dtype=dtype)
-        measures = measure_views(equal, equal, torch.ones_like(equal[:, :1]))
-        assert measures["psnr"].item() == measures["box_psnr"].item() == 100
+        assert measured(equal, equal)["psnr"].item() == measured(equal, equal)["box_psnr"].item() == 100
     first, second = torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.7)
     wanted = (2 * 0.4 * 0.7 + 1e-4) / (0.4**2 + 0.7**2 + 1e-4)  # no variance: only the luminance term is left
-    assert float(ssim(first, second)) == pytest.approx(wanted, abs=1e-4)
-    assert float(ssim(first, first)) == pytest.approx(1.0, abs=1e-5)
-
-
-def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
-    return measure_views(prediction, truth, torch.ones_like(truth[:, :1]))["ssim"]
+    assert float(measured(first, second)["ssim"]) == pytest.approx(wanted, abs=1e-4)
+    assert float(measured(first, first)["ssim"]) == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 25), (16, 16)])
@@ -68,56 +61,41 @@ def test_ssim_agrees_with_skimage(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(2)
     truth = torch.rand(2, 3, *size, generator=generator)
     prediction = (truth + 0.2 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
-    for index, value in enumerate(ssim(prediction, truth)):
+    for index, value in enumerate(measured(prediction, truth)["ssim"]):
         wanted = structural_similarity(*(picture[index].double().numpy() for picture in (prediction, truth)), **AS_WANG)
         assert float(value) == pytest.approx(float(wanted), abs=1e-5)
 
 
-def test_boxes_by_hand_and_as_skimage() -> None:
+def test_boxes_by_hand() -> None:
     mask = torch.zeros(2, 1, 8, 8)
     mask[0, 0, 2, 5] = mask[0, 0, 6, 3] = 1  # two corners span the rectangle
     mask[1] = 0.7
-    boxes = silhouette_boxes(mask)
-    assert boxes[0, 0].nonzero().amin(0).tolist() == [2, 3]
-    assert boxes[0, 0].nonzero().amax(0).tolist() == [6, 5]
-    assert int(boxes[0].sum()) == 15
+    boxes = metrics.silhouette_boxes(mask)
+    assert boxes[0, 0].nonzero().tolist() == [[row, column] for row in range(2, 7) for column in range(3, 6)]
     assert boxes[1].all()
-    truth, mask = _textured(1)[0], _rectangle(48, 10, 30, 12, 36)
+
+
+def test_measures_in_the_box_by_hand_and_as_skimage() -> None:
+    truth, mask = textured(1)[0], rectangle(48, 10, 30, 12, 36)
     prediction = truth.clone()
     prediction[..., 35:, :] = 0  # wrong outside the box, further away than SSIM's window reaches
     found = measure_views(prediction, truth, mask)
     assert float(found["box_psnr"]) == 100
     assert float(found["box_ssim"]) == pytest.approx(1, abs=1e-4)
-    prediction = truth.clone()
-    cut = (..., slice(10, 30), slice(12, 36))
+    prediction, cut = truth.clone(), (..., slice(10, 30), slice(12, 36))
     prediction[cut] = (truth[cut] + 0.1) % 1.0
     torch.testing.assert_close(measure_views(prediction, truth, mask)["box_psnr"], psnr(prediction[cut], truth[cut]))
     truth, prediction = torch.rand(2, 1, 3, 40, 40, generator=torch.Generator().manual_seed(3))
     pair = (prediction[0].double().numpy(), truth[0].double().numpy())
     _, full = structural_similarity(*pair, full=True, **AS_WANG)
-    value = measure_views(prediction, truth, _rectangle(40, 8, 20, 10, 33))["box_ssim"]
+    value = measure_views(prediction, truth, rectangle(40, 8, 20, 10, 33))["box_ssim"]
     assert float(value) == pytest.approx(float(np.mean(full[:, 8:20, 10:33])), abs=1e-5)
 
 
-def test_white_scores_well_on_small_objects_but_not_in_the_box() -> None:
-    """A striped grey ball on a tenth of the picture."""
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 128)] * 2, indexing="ij")
-    inside = x**2 + y**2 < 4 * 0.1 / math.pi
-    truth = torch.where(inside, 0.53 + 0.25 * (60 * x).sin(), 1.0).expand(1, 3, 128, 128)
-    found = measure_views(torch.ones_like(truth), truth, inside[None, None].float())
-    # the squares' mean: (1 - 0.53) ** 2 + 0.25 ** 2 / 2 in the ball, 0 outside; it fills pi / 4 of its box
-    square = 0.47**2 + 0.25**2 / 2
-    assert float(found["psnr"]) == pytest.approx(-10 * math.log10(0.1 * square), abs=0.2)
-    assert float(found["box_psnr"]) == pytest.approx(-10 * math.log10(math.pi / 4 * square), abs=0.2)
-    assert float(found["ssim"]) > 0.8 > 0.35 > float(found["box_ssim"])
-    assert float(found["iou"]) == 0
-    assert float(found["sharpness"]) < 1e-4  # its floor of energy over the stripes'
-
-
 def test_silhouettes_by_hand() -> None:
-    first, second = _rectangle(10, 0, 4, 0, 4), _rectangle(10, 2, 6, 1, 5)  # 16 and 16 pixels, 2 x 3 of them shared
+    first, second = rectangle(10, 0, 4, 0, 4), rectangle(10, 2, 6, 1, 5)  # 16 and 16 pixels, 2 x 3 of them shared
     nothing = torch.zeros_like(first)
-    found = mask_iou(torch.cat([first, second, nothing, first]), torch.cat([second, second, nothing, nothing]))
+    found = metrics.mask_iou(torch.cat([first, second, nothing, first]), torch.cat([second, second, nothing, nothing]))
     assert found.tolist() == pytest.approx([6 / 26, 1, 1, 0])
     rgb = torch.ones(1, 3, 1, 3)
     rgb[0, 2, 0, 1] = 0.8  # one channel suffices
@@ -128,7 +106,7 @@ def test_silhouettes_by_hand() -> None:
 
 
 def test_sharpness_by_hand() -> None:
-    mask = _rectangle(6, 0, 6, 0, 6) > 0
+    mask = rectangle(6, 0, 6, 0, 6) > 0
     stripes = torch.zeros(1, 3, 6, 6)
     stripes[..., ::2] = 1  # every horizontal difference is 1
     faint = 0.5 * stripes
@@ -137,13 +115,12 @@ def test_sharpness_by_hand() -> None:
     flat = torch.full_like(stripes, 0.3)
     assert float(sharpness(flat, flat, mask)) == 1
     # the step at the object's border counts, though the box is flat inside
-    square = torch.ones(1, 3, 6, 6)
-    square[..., 2:4, 2:4] = 0
-    assert float(sharpness((1 + square) / 2, square, square[:, :1] < 1)) == pytest.approx(0.25, abs=1e-4)
+    square = 1 - rectangle(6, 2, 4, 2, 4)
+    assert float(sharpness((1 + square) / 2, square, square < 1)) == pytest.approx(0.25, abs=1e-4)
 
 
-def test_all_measures_are_named_per_view_and_batching_changes_nothing() -> None:
-    truth, mask = _textured(3)
+def test_measures_of_a_view_are_those_of_the_view_alone() -> None:
+    truth, mask = textured(3)
     prediction = (0.8 * truth + 0.1).clamp(0, 1)
     together = measure_views(prediction, truth, mask)
     for index in range(3):
@@ -183,12 +160,10 @@ def test_haarpsi_of_equal_pictures_is_1_and_order_does_not_matter() -> None:
 def test_lpips_of_each_view(tmp_path: Path) -> None:
     torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
     network = load_lpips(tmp_path / "vgg16.pth")
-    truth, mask = _textured(2, 32)
+    truth, mask = textured(2, 32)
     prediction = torch.stack([truth[0], 1 - truth[1]])
     values = measure_views(prediction, truth, mask, lpips=network)["lpips"]
-    assert values.shape == (2,)
-    assert float(values[0]) == 0
-    assert float(values[1]) == pytest.approx(float(network(prediction[1:], truth[1:])))
+    assert values.tolist() == [0, pytest.approx(float(network(prediction[1:], truth[1:])))]
 
 
 def test_what_cannot_be_measured_gets_a_sentence() -> None:
@@ -200,7 +175,6 @@ def test_what_cannot_be_measured_gets_a_sentence() -> None:
         ({"prediction": good[..., 1:], "truth": good[..., 1:]}, "at least 16 x 16, got 16 x 15"),
         ({"mask": mask * torch.tensor([1.0, 0.0])[:, None, None, None]}, "empty in view 1"),
         ({"mask": mask[:1]}, "one true silhouette a view"),
-        ({"prediction_mask": mask / 0}, "prediction_mask must be finite"),
         ({"prediction_mask": mask[:1]}, "both silhouettes"),
         ({"lpips": lambda *_: torch.tensor(torch.nan)}, "lpips .* must be finite"),
     ):
@@ -210,11 +184,11 @@ def test_what_cannot_be_measured_gets_a_sentence() -> None:
 BALLS = ((torch.tensor([0.0, 0, 0]), 0.12), (torch.tensor([0.0, 0.02, 0.15]), 0.05))
 
 
-def _rendered(cameras: Cameras, size: int, balls: tuple[tuple[Tensor, float], ...] = BALLS) -> RenderedViews:
+def rendered(cameras: Cameras, size: int, count: int = 2) -> RenderedViews:
     """Opaque balls whose colour is a smooth function of the place: exact depths."""
     rays = camera_rays(cameras, size, size)
     depth = torch.full(rays.origins.shape[:-1], math.inf)
-    for center, radius in balls:
+    for center, radius in BALLS[:count]:
         offset = rays.origins - center
         along = (offset * rays.directions).sum(-1)
         inside = along**2 - offset.square().sum(-1) + radius**2
@@ -228,22 +202,22 @@ def _rendered(cameras: Cameras, size: int, balls: tuple[tuple[Tensor, float], ..
 
 def test_neighbours_agree_and_opposite_views_share_nothing() -> None:
     cameras = orbit_cameras([0, 15, 30, 60], [10, 20, 15, 0])
-    field = _rendered(cameras, 96)
-    difference, pixels = reprojection_consistency(field.rgb, field, cameras, [(0, 1), (1, 2), (2, 3)])
+    field = rendered(cameras, 96)
+    difference, pixels = metrics.reprojection_consistency(field.rgb, field, cameras, [(0, 1), (1, 2), (2, 3)])
     assert (pixels > 2000).all()
     assert (difference < 0.003).all()  # bilinear lookup, most of it near the outlines
     cameras = orbit_cameras([0, 180], 0)
-    field = _rendered(cameras, 32, BALLS[:1])
-    difference, pixels = reprojection_consistency(field.rgb, field, cameras, [(0, 1)])
+    field = rendered(cameras, 32, 1)
+    difference, pixels = metrics.reprojection_consistency(field.rgb, field, cameras, [(0, 1)])
     assert (pixels.tolist(), math.isnan(difference[0])) == ([0], True)
 
 
 def test_a_mistake_in_a_picture_is_found_where_it_is_seen() -> None:
     """Nearest neighbours by brute force: every lifted pixel that both views see, one at a time."""
     cameras = orbit_cameras([0, 25], [10, 10])
-    field = _rendered(cameras, 48)
-    rgb = torch.rand(2, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(2, 3, 48, 48)  # flat
-    difference, pixels = reprojection_consistency(rgb, field, cameras, [(0, 1)])
+    field = rendered(cameras, 48)
+    rgb = torch.rand(2, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(2, 3, 48, 48)  # no interpolation
+    difference, pixels = metrics.reprojection_consistency(rgb, field, cameras, [(0, 1)])
     assert float(difference[0]) == pytest.approx(float((rgb[0] - rgb[1]).abs().mean()), rel=1e-5)
     rays, count = camera_rays(cameras, 48, 48), 0
     for source, target in ((0, 1), (1, 0)):
@@ -251,17 +225,139 @@ def test_a_mistake_in_a_picture_is_found_where_it_is_seen() -> None:
         for point in points[field.opacity[source, 0] > 0.9]:
             place, distance = project(point, cameras[target])
             column, row = ((1 - place) * 24).floor().long().tolist()
-            if abs(float(field.depth[target, 0, row, column]) - float(distance)) < 0.02 * float(distance):
-                count += 1
+            count += abs(float(field.depth[target, 0, row, column]) - float(distance)) < 0.02 * float(distance)
     assert 0.85 * count < int(pixels[0]) <= count  # pixels at outlines are left out as well
 
 
 def test_what_is_hidden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen from the front a black ball hides the middle of a white one, which is seen from the side."""
     cameras = orbit_cameras([0, 50], [0, 0])
-    field, alone = _rendered(cameras, 64), _rendered(cameras, 64, BALLS[:1])
+    field, alone = rendered(cameras, 64), rendered(cameras, 64, 1)
     front = (field.depth < alone.depth - 1e-3) | (field.opacity > alone.opacity)
     rgb = torch.where(front, 0.0, 1.0).expand(2, 3, 64, 64)
-    assert float(reprojection_consistency(rgb, field, cameras, [(0, 1)])[0]) < 0.02  # its outline, where colours mix
+    assert float(metrics.reprojection_consistency(rgb, field, cameras, [(0, 1)])[0]) < 0.02  # at its outline
     monkeypatch.setattr(metrics, "TOLERANCE", 1.0)
-    assert float(reprojection_consistency(rgb, field, cameras, [(0, 1)])[0]) > 0.1
+    assert float(metrics.reprojection_consistency(rgb, field, cameras, [(0, 1)])[0]) > 0.1
+
+
+def grid(shift: float = 0.0) -> Tensor:
+    return torch.cartesian_prod(torch.arange(5.0) + shift, torch.arange(5.0), torch.arange(5.0))
+
+
+def distances(first: Tensor, second: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    return metrics.nearest_distances(first, second), metrics.nearest_distances(second, first)
+
+
+def chamfer(first: Tensor, second: Tensor) -> float:
+    return metrics.chamfer_distance(*distances(first, second))
+
+
+def f_score(first: Tensor, second: Tensor, threshold: float) -> float:
+    return metrics.f_score(*distances(first, second), threshold)
+
+
+def test_scores_of_points_by_hand() -> None:
+    # nearest points .15 and .05 away both ways, in a box of 10: half is within 1 %, all within 2 %
+    ours, theirs = torch.tensor([[0.0, 0, 0], [5, 0, 0]]), torch.tensor([[0.0, 0.15, 0], [5, 0.05, 0]])
+    wanted = {"chamfer": 0.01, "f_score_1": 0.5, "f_score_2": 1.0}
+    assert metrics.point_scores(ours, theirs, 10.0) == pytest.approx(wanted)
+    assert metrics._spread(torch.arange(10.0), 4).tolist() == [0, 3, 6, 9]
+    line = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
+    for one, two in ((line, line[:1]), (line[:1], line)):
+        assert chamfer(one, two) == pytest.approx(0.25)
+        assert f_score(one, two, 0.1) == pytest.approx(2 / 3)  # precision 1/2, recall 1: harmonic mean 2/3
+    assert chamfer(grid(), grid(0.3)) == pytest.approx(0.3)
+    assert [f_score(grid(), grid(0.3), threshold) for threshold in (0.2, 0.31)] == [0, 1]
+    # shifted by one: 4/5 of the points meet another, the last layer is 1 away
+    assert chamfer(grid(), grid(1.0)) == pytest.approx(0.2)
+    assert f_score(grid(), grid(1.0), 0.5) == pytest.approx(0.8)
+
+
+def test_scores_of_points_by_brute_force() -> None:
+    first, second = (torch.rand(count, 3, generator=torch.Generator().manual_seed(count)) for count in (70, 90))
+    apart = torch.cdist(first.double(), second.double())
+    there, back = apart.amin(1), apart.amin(0)
+    assert chamfer(first, second) == pytest.approx(float(there.mean() + back.mean()) / 2, abs=1e-9)
+    precision, recall = (float((part <= 0.1).double().mean()) for part in (there, back))
+    assert f_score(first, second, 0.1) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def sphere(radius: float) -> trimesh.Trimesh:
+    return trimesh.creation.icosphere(subdivisions=5, radius=radius)
+
+
+def points_of(mesh: trimesh.Trimesh) -> Tensor:
+    return torch.as_tensor(mesh.vertices.copy(), dtype=torch.float32)
+
+
+def test_spheres_and_samples_of_a_surface() -> None:
+    inner, outer = sphere(0.95), sphere(1.0)
+    asset = MeshAsset(points_of(inner), torch.as_tensor(inner.faces.copy()), torch.zeros(len(inner.vertices), 3))
+    mesh = metrics.as_trimesh(asset)
+    scores = metrics.compare_meshes(mesh, outer, samples=100_000, seed=0)
+    theirs = sample_surface(outer, 100_000, seed=1)
+    plain, nearer = (metrics.point_scores(sample_surface(ours, 100_000), theirs, 2.0) for ours in (mesh, sphere(0.97)))
+    assert scores["chamfer"] == pytest.approx(0.05 / 2, rel=0.03)  # the box is 2 wide
+    assert list(scores) == [*plain, *(f"{name}_similarity" for name in plain)]
+    assert {name: scores[name] for name in plain} == pytest.approx(plain)
+    assert set(plain) <= set(metrics.MEASURES)
+    assert (nearer["f_score_1"], nearer["f_score_2"]) == (0, 1)  # 1.5 % of the box away
+    points = sample_surface(trimesh.creation.box((2, 2, 2)), 6000, seed=1)
+    torch.testing.assert_close(points.abs().amax(1), torch.ones(6000))
+    assert float((points[:, 2] > 0.999).float().mean()) == pytest.approx(1 / 6, abs=0.02)
+    assert torch.equal(points, sample_surface(trimesh.creation.box((2, 2, 2)), 6000, seed=1))
+
+
+def jug() -> trimesh.Trimesh:
+    """A lopsided thing: a body, a handle on one side, a spout on another."""
+    body = trimesh.creation.cylinder(radius=0.1, height=0.25, sections=48)
+    handle = trimesh.creation.box((0.12, 0.02, 0.15))
+    handle.apply_translation((0.13, 0, 0.01))
+    spout = trimesh.creation.cone(radius=0.04, height=0.15, sections=24)
+    spout.apply_transform(trimesh.transformations.rotation_matrix(math.radians(70), (1, 0, 0)))
+    spout.apply_translation((0, -0.08, 0.05))
+    return trimesh.util.concatenate([body, handle, spout])
+
+
+def error(found: Similarity, known: Similarity, points: Tensor) -> float:
+    """Largest distance between where the two bring the points."""
+    return float((found.apply(points) - known.apply(points)).norm(dim=1).max())
+
+
+NOWHERE = Similarity.from_angles()
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Similarity.from_angles(4, 3, -2, scale=1.03, shift=(0.01, 0.0, -0.01)),
+        Similarity.from_angles(-25, 12, 10, scale=0.8, shift=(0.05, 0.03, 0.02)),
+        Similarity.from_angles(35, -18, 5, scale=1.25, shift=(-0.05, 0.08, 0.0)),
+    ],
+)
+def test_a_known_similarity_is_found(known: Similarity) -> None:
+    truth = trimesh.Trimesh(known.apply(points_of(jug())).numpy(), jug().faces, process=False)
+    ours, theirs = sample_surface(jug(), 60_000), sample_surface(truth, 60_000, seed=1)
+    found = metrics.align_points(ours, theirs, NOWHERE)
+    # different points are sampled on both: their spacing is 0.004, the object is 0.3 long
+    assert error(found, known, points_of(jug())) < 0.002
+    box = float(np.ptp(truth.bounds, axis=0).max())
+    ways = (ours, found.apply(ours), known.apply(ours))
+    raw, aligned, given = (metrics.point_scores(points, theirs, box) for points in ways)
+    assert aligned["f_score_1"] > 0.99
+    assert aligned["chamfer"] < min(raw["chamfer"], 0.005)
+    assert given["chamfer"] == pytest.approx(aligned["chamfer"], rel=0.1)
+
+
+def test_points_that_correspond_half_of_them_and_none() -> None:
+    points = sample_surface(jug(), 2000)
+    known = Similarity.from_angles(10, 5, 3, scale=1.1, shift=(0.02, 0.0, 0.01))
+    assert error(metrics.align_points(points, known.apply(points), NOWHERE), known, points) < 1e-5
+    assert torch.equal(metrics.align_points(points, points, NOWHERE).rotation, torch.eye(3))
+    # one-way nearest neighbours of a half ball would be matched best by a smaller one
+    whole = sample_surface(sphere(1.0), 4000)
+    assert metrics.align_points(whole[whole[:, 2] > 0], whole, NOWHERE).scale > 0.9
+    flat = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [2, 0, 0]], [[0, 1, 2]], process=False)
+    few = {"samples": 100, "seed": 0}
+    refused("mesh must have a surface, got 1 faces", metrics.compare_meshes, flat, jug(), **few)
+    refused("truth must have a surface, got 0 faces", metrics.compare_meshes, jug(), trimesh.Trimesh(), **few)
