@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,9 @@ def project(view: dict[str, Any], point: np.ndarray, height: int, width: int) ->
     return float(px), float(py)
 
 
-def write_frame(root: Path, sequence: str, number: int, kind: str | None, jitter: float) -> dict[str, Any]:
+def write_frame(
+    root: Path, sequence: str, number: int, kind: str | None = ISOTROPIC, jitter: float = 0.0
+) -> dict[str, Any]:
     """One frame, landscape or portrait, in a green room."""
     size = (90, 120) if number % 2 else (130, 100)
     view = viewpoint(number, kind, jitter)
@@ -70,13 +71,8 @@ def write_frame(root: Path, sequence: str, number: int, kind: str | None, jitter
     image, mask = f"{sequence}/images/frame{number + 1:06d}.jpg", f"{sequence}/masks/frame{number + 1:06d}.png"
     save(root / image, picture, quality=98, subsampling=0)
     save(root / mask, 255 * np.where(covered >= 0.5, 0.9, 0.39))  # 0.39 everywhere else lies just under the threshold
-    return {
-        "sequence_name": sequence.partition("/")[2],
-        "frame_number": number,
-        "image": {"path": image, "size": list(size)},
-        "mask": {"path": mask, "mass": float((covered >= 0.5).sum())},
-        "viewpoint": view,
-    }
+    files = {"image": {"path": image, "size": list(size)}, "mask": {"path": mask}}
+    return {"sequence_name": sequence.partition("/")[2], "frame_number": number, "viewpoint": view} | files
 
 
 def annotate(folder: Path, content: object) -> Path:
@@ -85,11 +81,9 @@ def annotate(folder: Path, content: object) -> Path:
     return path
 
 
-def write_category(
-    root: Path, category: str, sequences: Sequence[str], kind: str | None = ISOTROPIC, jitter: float = 0.0
-) -> list[dict[str, Any]]:
+def write_category(root: Path, category: str, *sequences: str, **seen: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     places = [(f"{category}/{name}", number) for name in sequences for number in range(6)]
-    frames = [write_frame(root, *place, kind, jitter) for place in places]
+    frames = [write_frame(root, *place, **seen) for place in places]
     annotate(root / category, frames)
     return frames
 
@@ -97,7 +91,7 @@ def write_category(
 @pytest.mark.parametrize("kind", [ISOTROPIC, BOUNDS, None])
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
 def test_known_points_after_crop_and_resize(tmp_path: Path, kind: str | None, jitter: float) -> None:
-    write_category(tmp_path, "cup", ["1_2_3"], kind, jitter)
+    write_category(tmp_path, "cup", "1_2_3", kind=kind, jitter=jitter)
     views = Co3D(tmp_path, size=64)[0]
     assert_mark_is_where_cameras_say(views, MARK, least=6)
     assert not views.upright
@@ -107,7 +101,7 @@ def test_known_points_after_crop_and_resize(tmp_path: Path, kind: str | None, ji
 
 
 def test_crops_on_white(tmp_path: Path) -> None:
-    frame = write_category(tmp_path, "cup", ["1_2_3"])[0]
+    frame = write_category(tmp_path, "cup", "1_2_3")[0]
     views = Co3D(tmp_path, size=92)[0]
     rows = (views.mask[0, 0] > 0.5).any(dim=1).nonzero()[:, 0]
     assert len(rows) == pytest.approx(92 / 1.15, abs=2)
@@ -125,7 +119,7 @@ def test_crops_on_white(tmp_path: Path) -> None:
 
 
 def test_broken_frames_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
-    frames = [write_frame(tmp_path, "cup/a", number, ISOTROPIC, 0.0) for number in range(10)]
+    frames = [write_frame(tmp_path, "cup/a", number) for number in range(10)]
     frames[0]["viewpoint"] = frames[1]["mask"] = None
     del frames[2]["image"]["size"]
     (tmp_path / frames[3]["image"]["path"]).unlink()
@@ -150,7 +144,7 @@ def test_broken_frames_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
 
 
 def test_black_and_blank_frames_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
-    frames = write_category(tmp_path, "cup", ["a"])
+    frames = write_category(tmp_path, "cup", "a")
     noise = np.random.default_rng(0).integers(0, 12, (90, 120, 3))  # of a lens under its cap
     for number, picture in ((1, noise), (3, np.full_like(noise, 255)), (5, np.full_like(noise, [90, 90, 92]))):
         save(tmp_path / frames[number]["image"]["path"], picture, quality=95)
@@ -166,8 +160,8 @@ def test_black_and_blank_frames_are_counted_and_the_rest_is_read(tmp_path: Path)
 
 
 def test_broken_sequences_and_categories(tmp_path: Path) -> None:
-    write_category(tmp_path, "cup", ["a"])
-    frames = write_category(tmp_path, "toy", ["blind", "still", "bent", "far", "opposite", "nowhere", "whole"])
+    write_category(tmp_path, "cup", "a")
+    frames = write_category(tmp_path, "toy", "blind", "still", "bent", "far", "opposite", "nowhere", "whole")
     for blind, still, bent in zip(frames[:6], frames[6:12], frames[12:18], strict=True):
         blind["viewpoint"] = None
         still["viewpoint"] = frames[6]["viewpoint"]

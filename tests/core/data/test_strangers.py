@@ -1,7 +1,6 @@
 """Data sets that a stranger made to run a program, to read other files, to fill the memory or to wait for ever."""
 
 import gzip
-import io
 import json
 import os
 import sys
@@ -159,9 +158,7 @@ def npy(width: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
 
-NPZ = io.BytesIO()
-np.savez(NPZ, a=np.zeros(3))
-NONE = [npy("400000000000"), npy("1" + "0" * 40), npy("-4"), npy("'"), NPZ.getvalue(), b"PK\x03\x04", bytes(2_000_000)]
+NONE = [npy("400000000000"), npy("1" + "0" * 40), npy("-4"), npy("'"), b"PK\x03\x04", bytes(2_000_000)]
 
 
 @pytest.mark.parametrize("content", NONE)

@@ -244,42 +244,27 @@ def grid(shift: float = 0.0) -> Tensor:
     return torch.cartesian_prod(torch.arange(5.0) + shift, torch.arange(5.0), torch.arange(5.0))
 
 
-def distances(first: Tensor, second: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return metrics.nearest_distances(first, second), metrics.nearest_distances(second, first)
-
-
-def chamfer(first: Tensor, second: Tensor) -> float:
-    return metrics.chamfer_distance(*distances(first, second))
-
-
-def f_score(first: Tensor, second: Tensor, threshold: float) -> float:
-    return metrics.f_score(*distances(first, second), threshold)
-
-
 def test_scores_of_points_by_hand() -> None:
-    # nearest points .15 and .05 away both ways, in a box of 10: half is within 1 %, all within 2 %
-    ours, theirs = torch.tensor([[0.0, 0, 0], [5, 0, 0]]), torch.tensor([[0.0, 0.15, 0], [5, 0.05, 0]])
-    wanted = {"chamfer": 0.01, "f_score_1": 0.5, "f_score_2": 1.0}
-    assert metrics.point_scores(ours, theirs, 10.0) == pytest.approx(wanted)
-    assert metrics._spread(torch.arange(10.0), 4).tolist() == [0, 3, 6, 9]
-    line = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
-    for one, two in ((line, line[:1]), (line[:1], line)):
-        assert chamfer(one, two) == pytest.approx(0.25)
-        assert f_score(one, two, 0.1) == pytest.approx(2 / 3)  # precision 1/2, recall 1: harmonic mean 2/3
-    assert chamfer(grid(), grid(0.3)) == pytest.approx(0.3)
-    assert [f_score(grid(), grid(0.3), threshold) for threshold in (0.2, 0.31)] == [0, 1]
-    # shifted by one: 4/5 of the points meet another, the last layer is 1 away
-    assert chamfer(grid(), grid(1.0)) == pytest.approx(0.2)
-    assert f_score(grid(), grid(1.0), 0.5) == pytest.approx(0.8)
+    line, apart = torch.tensor([[0.0, 0, 0], [1, 0, 0]]), torch.tensor([[0.0, 0.15, 0], [1, 0.05, 0]])
+    for ours, theirs, box, chamfer, first, second in (
+        (line, apart, 10, 0.1, 1 / 2, 1),  # .15 and .05 away both ways: half is within .1, all within .2
+        (line, line[:1], 10, 0.25, 2 / 3, 2 / 3),  # precision 1/2, recall 1: harmonic mean 2/3
+        (line[:1], line, 10, 0.25, 2 / 3, 2 / 3),
+        (grid(), grid(0.3), 20, 0.3, 0, 1),
+        (grid(), grid(1.0), 50, 0.2, 4 / 5, 1),  # 4/5 of the points meet another, the last layer is 1 away
+    ):
+        wanted = {"chamfer": chamfer / box, "f_score_1": first, "f_score_2": second}
+        assert metrics.point_scores(ours, theirs, box) == pytest.approx(wanted)
 
 
 def test_scores_of_points_by_brute_force() -> None:
     first, second = (torch.rand(count, 3, generator=torch.Generator().manual_seed(count)) for count in (70, 90))
-    apart = torch.cdist(first.double(), second.double())
-    there, back = apart.amin(1), apart.amin(0)
-    assert chamfer(first, second) == pytest.approx(float(there.mean() + back.mean()) / 2, abs=1e-9)
+    distances = torch.cdist(first.double(), second.double())
+    there, back = distances.amin(1), distances.amin(0)
     precision, recall = (float((part <= 0.1).double().mean()) for part in (there, back))
-    assert f_score(first, second, 0.1) == pytest.approx(2 * precision * recall / (precision + recall))
+    found = metrics.point_scores(first, second, 10.0)
+    assert found["chamfer"] == pytest.approx(float(there.mean() + back.mean()) / 20, abs=1e-10)
+    assert found["f_score_1"] == pytest.approx(2 * precision * recall / (precision + recall))
 
 
 def sphere(radius: float) -> trimesh.Trimesh:
@@ -311,8 +296,7 @@ def test_spheres_and_samples_of_a_surface() -> None:
 def jug() -> trimesh.Trimesh:
     """A lopsided thing: a body, a handle on one side, a spout on another."""
     body = trimesh.creation.cylinder(radius=0.1, height=0.25, sections=48)
-    handle = trimesh.creation.box((0.12, 0.02, 0.15))
-    handle.apply_translation((0.13, 0, 0.01))
+    handle = trimesh.creation.box((0.12, 0.02, 0.15), trimesh.transformations.translation_matrix((0.13, 0, 0.01)))
     spout = trimesh.creation.cone(radius=0.04, height=0.15, sections=24)
     spout.apply_transform(trimesh.transformations.rotation_matrix(math.radians(70), (1, 0, 0)))
     spout.apply_translation((0, -0.08, 0.05))

@@ -65,11 +65,10 @@ def assert_same(whole: TrainingBatch, *parts: TrainingBatch) -> None:
     torch.testing.assert_close(joined, tensors(whole), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [partial(source, Plain()), procedural, partial(procedural, pool=8), partial(procedural, version=2)],
-    ids=["dataset", "procedural", "pool", "version 2"],
-)
+POOLED = partial(procedural, pool=8, curriculum=(2, 4))
+
+
+@pytest.mark.parametrize("make", [partial(source, Plain()), procedural, partial(procedural, version=2), POOLED])
 def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: Callable[[int], batching.BatchSource]) -> None:
     small, large = make(2), make(4)
     for step in (0, 3):
@@ -154,10 +153,7 @@ def test_a_curriculum_gives_parts_by_the_step(pool: int) -> None:
     counts = [learning._chosen(step, 0, 1).present.sum(1).max() for step in range(6)]
     assert counts[:4] == [1, 1, 2, 2]
     assert max(counts[4:]) > 2
-    assert_same(procedural(2, pool, curriculum=(2, 4)).batch(3), learning.batch(3))
     assert_same(learning.batch(4), plain.batch(4))
-    parts = procedural(1, pool, curriculum=(2, 4))
-    assert_same(learning.batch(2), *(parts.batch(2, rank, 2) for rank in range(2)))
 
 
 def test_colours_and_points_by_hand() -> None:

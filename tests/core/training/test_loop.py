@@ -10,10 +10,11 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -160,11 +161,11 @@ def test_minutes_and_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (row["step"], row["rgb one"]) == (2, row["rgb two"])
 
 
-def test_the_merged_file_is_the_trained_model(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_merged_file_is_the_trained_model(tiny: Path, tmp_path: Path) -> None:
     config = tiny_config("diffusion", ema_decay=0.0, steps=2)
-    writing = Mock(side_effect=Training.write_model)
-    monkeypatch.setattr(Training, "write_model", lambda *arguments: writing(*arguments))
-    model, fresh = UpFusion.load(run_tiny(config, tmp_path, init=[tiny]).model, device="cpu"), UpFusion(config.model)
+    with patch.object(Training, "write_model", autospec=True, side_effect=Training.write_model) as writing:
+        model = UpFusion.load(run_tiny(config, tmp_path, init=[tiny]).model, device="cpu")
+    fresh = UpFusion(config.model)
     fresh._take(writing.call_args.args[0].networks)
     fresh._embeddings = model._embeddings
     photos = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -232,18 +233,13 @@ def test_networks_that_nothing_trains_must_come_from_somewhere(tmp_path: Path) -
 @pytest.mark.slow
 def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
-    original, calls = torch.nn.Module.compile, []
-
-    def compiled(module: torch.nn.Module) -> None:
-        calls.append(module)
-        original(module, backend="eager")  # the graph alone; no C++ compiler is needed
-
-    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     config = tiny_config("encoder", steps=2)
+    graph = partial(torch.nn.Module.compile, backend="eager")  # which needs no C++ compiler
     plain = load_file(run_tiny(config, tmp_path / "plain").model)
-    fused = load_file(run_tiny(replace(config, compile=True), tmp_path / "compiled").model)
+    with patch.object(torch.nn.Module, "compile", autospec=True, side_effect=graph) as compiled:
+        fused = load_file(run_tiny(replace(config, compile=True), tmp_path / "compiled").model)
+    compiled.assert_called_once()
     torch.testing.assert_close(fused, plain, atol=2e-4, rtol=0)
-    assert len(calls) == 1
 
 
 def same_models(one: Path, two: Path) -> bool:
@@ -277,10 +273,8 @@ def test_ctrl_c_leaves_a_whole_step(owner: type, name: str, now: Any, kept: int,
         return original(*arguments)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, pressed)
-        with pytest.raises(KeyboardInterrupt):
-            run_tiny(DISTURBED, tmp_path)
+    with patch.object(owner, name, pressed), pytest.raises(KeyboardInterrupt):
+        run_tiny(DISTURBED, tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
     state = read_state(tmp_path / "training.pt", DISTURBED)
     assert (state["step"], state["averaged"]["updates"], state["history"]["validation"]) == (kept, kept, [])
