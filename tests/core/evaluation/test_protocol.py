@@ -262,7 +262,6 @@ def test_scores_tables_and_labels_by_hand() -> None:
     mixed = {"field": {"3": {"iou": scored(0.5, 0.1, 12), "chamfer": scored(0.1, 0.1, 10)}, "6": {}}}
     last = ["| field | 3 | 10–12 | 0.500 ± 0.100 |", "| field | 6 | 0 |  |"]
     assert markdown_table(mixed, ["iou"]).splitlines()[-2:] == last
-    assert measure_label("psnr") == "PSNR (dB)"
     assert measure_label("box_psnr_affine") == "box PSNR (dB), per-view affine"
     assert measure_label("haarpsi_similarity") == "1 \N{MINUS SIGN} HaarPSI, global similarity"
     assert all(measure_label(name) == measure.label for name, measure in MEASURES.items())

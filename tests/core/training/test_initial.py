@@ -34,17 +34,13 @@ def same_weights(one: nn.Module, two: nn.Module) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
 
 
-def test_an_untrained_autoencoder_begins_with_more_signal_than_noise(tmp_path: Path) -> None:
+def test_an_untrained_autoencoder_begins_with_more_signal_than_noise() -> None:
     started, _ = initial_networks(CONFIG)
     pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         posterior = started.vae.encode(2 * pictures - 1).latent_dist
     assert float(posterior.std.max()) < 0.05  # exp(-8 / 2) = 0.018, were the weights 0
     assert float(posterior.mean.std()) > 4 * float(posterior.std.mean())
-    weights = network_weights(CONFIG, started)
-    trained = saved(tmp_path / "vae.safetensors", {n: w for n, w in weights.items() if n.startswith(sd.VAE_PREFIX)})
-    again, _ = initial_networks(CONFIG, [trained])
-    assert same_weights(again.vae, started.vae)  # one that comes from a file stays as it is
 
 
 def test_the_controlnet_begins_as_the_unet_s_input_half(networks: Networks) -> None:
