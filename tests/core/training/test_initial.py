@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,17 +34,13 @@ def same_weights(one: nn.Module, two: nn.Module) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
 
 
-def test_an_untrained_autoencoder_begins_with_more_signal_than_noise(tmp_path: Path) -> None:
+def test_an_untrained_autoencoder_begins_with_more_signal_than_noise() -> None:
     started, _ = initial_networks(CONFIG)
     pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         posterior = started.vae.encode(2 * pictures - 1).latent_dist
     assert float(posterior.std.max()) < 0.05  # exp(-8 / 2) = 0.018, were the weights 0
     assert float(posterior.mean.std()) > 4 * float(posterior.std.mean())
-    weights = network_weights(CONFIG, started)
-    trained = saved(tmp_path / "vae.safetensors", {n: w for n, w in weights.items() if n.startswith(sd.VAE_PREFIX)})
-    again, _ = initial_networks(CONFIG, [trained])
-    assert same_weights(again.vae, started.vae)  # one that comes from a file stays as it is
 
 
 def test_the_controlnet_begins_as_the_unet_s_input_half(networks: Networks) -> None:
@@ -58,21 +53,19 @@ def test_the_controlnet_begins_as_the_unet_s_input_half(networks: Networks) -> N
     rays = tuple(torch.randn(2, 6, size, size, generator=generator) for size in (8, 4))
     hint = torch.randn(2, CONFIG.diffusion.hint_channels, 8, 8, generator=generator)
     times = torch.tensor([10, 700])
-    seen: list[Tensor] = []
-    unet = networks.unet
+    unet, seen = networks.unet, list[Tensor]()
     hooks = [unet.conv_in.register_forward_hook(lambda _, args, output: seen.append(output))]
     hooks += [part.register_forward_hook(lambda _, args, output: seen.extend(output[1])) for part in unet.down_blocks]
     hooks += [unet.mid_block.register_forward_hook(lambda _, args, output: seen.append(output))]
     constants = controlnet.constants(hint, rays, text)
     with torch.no_grad():
         residuals = controlnet(latents, times, constants)
-        keys_values = sd.prompt_keys_values(networks.unet, text)
-        plain = sd.predict(networks.unet, latents, times, text, keys_values, None)
+        keys_values = sd.prompt_keys_values(unet, text)
+        plain = sd.predict(unet, latents, times, text, keys_values, None)
         for hook in hooks:
             hook.remove()
-        controlled = sd.predict(networks.unet, latents, times, text, keys_values, residuals)
         assert all(residual.eq(0).all() for residual in residuals)
-        assert torch.equal(plain, controlled)
+        assert torch.equal(plain, sd.predict(unet, latents, times, text, keys_values, residuals))
         for block in [*controlnet.zero_convs, controlnet.middle_block_out]:
             block[0].weight.copy_(torch.eye(len(block[0].weight))[:, :, None, None])
         features = controlnet(latents, times, constants)
@@ -80,16 +73,13 @@ def test_the_controlnet_begins_as_the_unet_s_input_half(networks: Networks) -> N
 
 
 def test_nothing_to_start_from_is_a_seeded_start() -> None:
-    one, text = initial_networks(CONFIG, seed=1)
-    two, same_text = initial_networks(CONFIG, seed=1)
-    other, _ = initial_networks(CONFIG, seed=2)
+    state = torch.random.get_rng_state()
+    (one, text), (two, same_text), (other, _) = (initial_networks(CONFIG, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(state, torch.random.get_rng_state())
     assert same_weights(one.upsrt, two.upsrt)
     assert not same_weights(one.upsrt, other.upsrt)
     assert torch.equal(text[0], same_text[0])
     assert not torch.equal(*text)
-    state = torch.random.get_rng_state()
-    initial_networks(CONFIG)
-    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_merged_files_and_single_networks(networks: Networks, tmp_path: Path) -> None:
@@ -98,8 +88,7 @@ def test_merged_files_and_single_networks(networks: Networks, tmp_path: Path) ->
     found, found_text = initial_networks(CONFIG, [tmp_path / "m.safetensors"])
     for part, network in vars(networks).items():
         assert same_weights(network, getattr(found, part)), part
-    assert torch.equal(found_text[0], text[0])
-    assert torch.equal(found_text[1], text[1])
+    assert all(map(torch.equal, found_text, text))
     torch.save({"model_state_dict": networks.upsrt.state_dict()}, tmp_path / "upsrt.pt")
     torch.save(networks.dino.state_dict(), tmp_path / "dino.pth")
     found, text = initial_networks(CONFIG, [tmp_path / "upsrt.pt", tmp_path / "dino.pth"])
@@ -112,8 +101,8 @@ def test_merged_files_and_single_networks(networks: Networks, tmp_path: Path) ->
 def diffusers_folder(networks: Networks, folder: Path, *, older: bool = False) -> Path:
     vae = networks.vae.state_dict()
     if older:
-        older_names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-        for new, old in older_names.items():
+        names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+        for new, old in names.items():
             vae = {name.replace(new, old) if "attentions" in name else name: value for name, value in vae.items()}
     saved(folder / "unet" / "diffusion_pytorch_model.safetensors", networks.unet.state_dict())
     saved(folder / "vae" / "diffusion_pytorch_model.safetensors", vae)
@@ -142,35 +131,22 @@ def test_stable_diffusion_in_diffusers_layout(networks: Networks, tmp_path: Path
     torch.testing.assert_close(text[0], sd.encode_tokens(text_encoder(), sd.tokenize(sd.DEFAULT_PROMPT))[0])
 
 
-def test_half_precision_and_parts(networks: Networks, tmp_path: Path) -> None:
-    folder = diffusers_folder(networks, tmp_path)
-    unet, vae = (folder / part / "diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
-    weights, names = load_file(unet), {}
-    for file, some in (("a.safetensors", list(weights)[::2]), ("b.safetensors", list(weights)[1::2])):
-        saved(unet.with_name(file), {name: weights[name] for name in some})
-        names |= dict.fromkeys(some, file)
-    unet.rename(unet.with_name("elsewhere"))
-    unet.with_name(f"{unet.name}.index.json").write_text(json.dumps({"weight_map": names}))
-    saved(vae.with_suffix(".fp16.safetensors"), {name: value.half() for name, value in load_file(vae).items()})
-    vae.unlink()
+def test_half_precision(networks: Networks, tmp_path: Path) -> None:
+    path = diffusers_folder(networks, tmp_path) / "vae" / "diffusion_pytorch_model.safetensors"
+    saved(path.with_suffix(".fp16.safetensors"), {name: value.half() for name, value in load_file(path).items()})
+    path.unlink()
     with pytest.warns(UserWarning, match=r"holds the weights as float16 only, in diffusion_pytorch_model\.fp16"):
         found, _ = initial_networks(CONFIG, [tmp_path])
     assert same_weights(networks.unet, found.unet)
     assert torch.equal(found.vae.quant_conv.weight, networks.vae.quant_conv.weight.half().float())
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
-def test_stable_diffusion_in_one_file(networks: Networks, tmp_path: Path, suffix: str) -> None:
+def test_stable_diffusion_in_one_file(networks: Networks, tmp_path: Path) -> None:
     every = network_weights(CONFIG, networks)
     weights = {name: value.clone() for name, value in every.items() if name.startswith((sd.UNET_PREFIX, sd.VAE_PREFIX))}
     weights |= {sd.TEXT_PREFIX + name: value for name, value in text_weights().items()}
     weights |= {"model_ema.decay": torch.ones(1), "betas": torch.ones(3)}
-    path = tmp_path / f"sd15.{suffix}"
-    if suffix == "safetensors":
-        saved(path, weights)
-    else:
-        torch.save({"state_dict": weights}, path)
-    found, _ = initial_networks(CONFIG, [path])
+    found, _ = initial_networks(CONFIG, [saved(tmp_path / "sd15.safetensors", weights)])
     assert same_weights(networks.unet, found.unet)
     assert same_weights(networks.vae, found.vae)
 
@@ -182,12 +158,12 @@ def test_what_is_refused(networks: Networks, tmp_path: Path) -> None:
     other = build_networks(replace(CONFIG, diffusion=replace(CONFIG.diffusion, model_channels=64)))
     unfit("one configuration", controlnet_from_unet, other.controlnet, networks.unet)
     refuses("must hold UpSRT", "other", {"lora.weight": torch.ones(1)})
-    state = dict(networks.upsrt.state_dict())
+    state = networks.upsrt.state_dict()
+    refuses("must fit the configuration", "wrong", state | {"linear_scene.bias": torch.ones(5)})
     del state["linear_scene.bias"]
     refuses(r"tensors of UpSRT, not upsrt\.linear_scene\.bias", "part", state)
-    refuses("must fit the configuration", "wrong", state | {"linear_scene.bias": torch.ones(5)})
-    half_a_text_encoder = {sd.TEXT_PREFIX + "final_layer_norm.weight": torch.ones(32)}
-    refuses("the text encoder to start from lacks", "text", half_a_text_encoder)
+    half = {sd.TEXT_PREFIX + "final_layer_norm.weight": torch.ones(32)}
+    refuses("the text encoder to start from lacks", "text", half)
     (tmp_path / "sd" / "unet").mkdir(parents=True)
     unfit("got no such file", initial_networks, CONFIG, [tmp_path / "sd"])
     write_networks(tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), initial_networks(CONFIG)[1])
