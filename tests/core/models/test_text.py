@@ -29,12 +29,10 @@ def test_merges_are_read_from_the_package_that_ships_them(tmp_path: Path, monkey
     (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: spec)
-    letter_m = ord("m") - ord("!")
-    assert tokenize("Mug")[0, :3].tolist() == [49406, letter_m, 512]
+    assert tokenize("Mug")[0, :3].tolist() == [49406, ord("m") - ord("!"), 512]
     refused("at most 75 tokens, got 100", tokenize, "m " * 100)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="the extra `prompts` is not installed")
 def test_the_default_prompt_through_the_real_vocabulary() -> None:
-    ids = text._tokenizer_ids(DEFAULT_PROMPT)
-    assert ids == [320, 1400, 3027, 2867, 593, 320, 1579, 5994]
+    assert text._tokenizer_ids(DEFAULT_PROMPT) == [320, 1400, 3027, 2867, 593, 320, 1579, 5994]
