@@ -23,11 +23,11 @@ QUICK = FitConfig(
 
 
 def _fitter(
-    seed: int = 0, rgb: Tensor = RGB, mask: Tensor | None = MASK, weights: Tensor | None = None, **changes: object
+    seed: int = 0, rgb: Tensor = RGB, mask: Tensor | None = MASK, weights: Tensor | None = None, **changes: int
 ) -> FieldFitter:
     """A fit of the same field for all seeds."""
-    field = RadianceField(TINY, generator=torch.Generator().manual_seed(0))
-    generator, config = torch.Generator().manual_seed(seed), replace(QUICK, **changes)
+    field, generator = RadianceField(TINY), torch.Generator().manual_seed(seed)
+    config = replace(QUICK, **changes)
     return FieldFitter(field, CAMERAS, rgb, mask=mask, weights=weights, config=config, generator=generator)
 
 
@@ -63,23 +63,11 @@ def test_losses_by_hand() -> None:
     torch.autograd.gradcheck(distortion_loss, (weights.double().requires_grad_(), distances.double(), lengths.double()))
 
 
-def test_losses_fall() -> None:
-    fitter = _fitter(iterations=80, rays=256, mlp_lr=1e-2)
-    history = [fitter.step() for _ in range(80)]
-    assert fitter.done
-    for name in ("color", "opacity"):
-        first, last = (sum(float(entry[name]) for entry in part) for part in (history[:10], history[-10:]))
-        assert last < first / 2, name
-    assert fitter.preview().shape == (3, 64, 64)
-
-
 def test_the_same_seed_gives_the_same_field_resumed_or_with_silenced_pictures() -> None:
-    fields = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(len(fields))  # the global generator must not matter
-        fields.append(_fitted(_fitter(seed)))
-    assert _same(fields[0], fields[1])
-    assert not _same(fields[0], fields[2])
+    field = _fitted(_fitter())
+    torch.rand(1)  # the global generator must not matter
+    assert _same(field, _fitted(_fitter()))
+    assert not _same(field, _fitted(_fitter(seed=1)))
     part, file = _fitter(), io.BytesIO()
     for _ in range(7):
         part.step()
@@ -88,12 +76,10 @@ def test_the_same_seed_gives_the_same_field_resumed_or_with_silenced_pictures() 
     resumed = _fitter(seed=9)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.iteration == 7
-    assert _same(_fitted(_fitter()), _fitted(resumed))
-    spoilt = RGB.clone()
-    spoilt[1] = 0.0
-    weights = torch.tensor([1.0, 0, 1])[:, None, None, None].expand(3, 1, 10, 10)
-    whole, silenced = (_fitted(_fitter(rgb=pictures, mask=None, weights=weights)) for pictures in (RGB, spoilt))
-    assert _same(whole, silenced)
+    assert _same(field, _fitted(resumed))
+    counts = torch.tensor([1.0, 0, 1])[:, None, None, None]
+    fits = [_fitter(rgb=rgb, mask=None, weights=counts.expand_as(MASK)) for rgb in (RGB, RGB * counts)]
+    assert _same(*map(_fitted, fits))
 
 
 @pytest.mark.parametrize("occupancy_cells", [0, 16])

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -25,15 +26,12 @@ def _naive(point: list[float], table: Tensor, config: GridConfig) -> list[float]
         lower = [min(int(value), cells - 1) for value in position]
         values = [0.0] * config.features
         for corner in itertools.product((0, 1), repeat=3):
-            weight, lattice = 1.0, [low + side for low, side in zip(lower, corner, strict=True)]
-            for axis in range(3):
-                fraction = position[axis] - lower[axis]
-                weight *= fraction if corner[axis] else 1 - fraction
+            lattice = [low + side for low, side in zip(lower, corner, strict=True)]
+            weight = math.prod(1 - abs(place - value) for place, value in zip(position, lattice, strict=True))
             number = lattice[0] + lattice[1] * (cells + 1) + lattice[2] * (cells + 1) ** 2
             if (cells + 1) ** 3 > rows and config.indexing == "hashed":
-                number = 0
-                for value, prime in zip(lattice, HASH_PRIMES, strict=True):
-                    number ^= value * prime
+                products = [value * prime for value, prime in zip(lattice, HASH_PRIMES, strict=True)]
+                number = products[0] ^ products[1] ^ products[2]
             row = table[start + number % rows]
             values = [value + weight * float(row[index]) for index, value in enumerate(values)]
         result += values

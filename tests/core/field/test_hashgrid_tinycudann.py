@@ -1,10 +1,9 @@
 """The tinycudann backend against the definition, with a stand-in that follows tinycudann's documented conventions."""
 
-import math
 import sys
 from collections.abc import Iterator
 from itertools import product
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,15 +23,15 @@ class Encoding(nn.Module):
         super().__init__()
         assert (inputs, settings["type"], settings["n_levels"], dtype) == (3, "Hash", 1, torch.float32)
         self.features = settings["n_features_per_level"]
-        self.scale = settings["base_resolution"] - 1.0
-        self.across = math.ceil(self.scale) + 1
+        self.across = settings["base_resolution"]
         self.rows = min((self.across**3 + 7) // 8 * 8, 2 ** settings["log2_hashmap_size"])
         self.params = nn.Parameter(torch.zeros(self.rows * self.features))
 
     def forward(self, points: Tensor) -> Tensor:
         table = self.params.reshape(self.rows, self.features)
-        position = points * self.scale + 0.5
+        position = points * (self.across - 1.0) + 0.5
         lower = position.detach().floor()
+        upper = position - lower
         result = torch.zeros(len(points), self.features)
         for corner in product((0, 1), repeat=3):
             sides = torch.tensor(corner)
@@ -40,7 +39,6 @@ class Encoding(nn.Module):
             number = x + y * self.across + z * self.across**2
             if self.rows < self.across**3:
                 number = x ^ (y * 2654435761) ^ (z * 805459861)
-            upper = position - lower
             weight = torch.where(sides.bool(), upper, 1 - upper).prod(-1)
             result = result + weight[:, None] * table[(number % 2**32) % self.rows]
         return result
@@ -48,9 +46,7 @@ class Encoding(nn.Module):
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    module = ModuleType("tinycudann")
-    module.Encoding = Encoding
-    monkeypatch.setitem(sys.modules, "tinycudann", module)
+    monkeypatch.setitem(sys.modules, "tinycudann", SimpleNamespace(Encoding=Encoding))
     _tinycudann_level.cache_clear()
     yield
     _tinycudann_level.cache_clear()
@@ -77,15 +73,13 @@ def test_tiled_grids_and_no_points() -> None:
     config = GridConfig(levels=2, coarsest=2, finest=3, table_size=64)  # every level is dense
     points = torch.rand(9, 3, generator=torch.Generator().manual_seed(5))
     table = torch.arange(2.0 * sum(config.rows)).reshape(-1, 2).requires_grad_()
-    found = encode_by_tinycudann(points, table, config)
-    torch.testing.assert_close(found, encode_grid(points, table, config), atol=1e-3, rtol=1e-5)
+    encoded = [encode(points, table, config) for encode in (encode_by_tinycudann, encode_grid)]
+    torch.testing.assert_close(*encoded, atol=1e-3, rtol=1e-5)
     nothing = encode_by_tinycudann(points[:0], table, config)
     assert nothing.shape == (0, 4)
     nothing.sum().backward()
     assert not table.grad.any()
-    for other, message in (  # what it cannot express
-        (GridConfig(levels=2, coarsest=2, finest=9, table_size=64), "cannot wrap tiled levels"),
-        (GridConfig(levels=1, features=3, coarsest=2, finest=2, table_size=64), "needs 1, 2, 4 or 8 features, got 3"),
-    ):
-        rows = torch.zeros(sum(other.rows), other.features)
-        refused(message, encode_by_tinycudann, torch.zeros(1, 3), rows, other)
+    wide = GridConfig(levels=1, features=3, coarsest=2, finest=2, table_size=64)
+    refused("needs 1, 2, 4 or 8 features, got 3", encode_by_tinycudann, points, torch.zeros(27, 3), wide)
+    wrapped = GridConfig(levels=2, coarsest=2, finest=9, table_size=64)
+    refused("cannot wrap tiled levels", encode_by_tinycudann, points, torch.zeros(sum(wrapped.rows), 2), wrapped)

@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-import analytic_fields
 import pytest
 import torch
 import trimesh
+from analytic_fields import solid
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
@@ -107,16 +107,15 @@ def test_unseen_views(fit: Fit) -> None:
     error = (avg_pool2d(render.rgb, 2) - truth).square()
     values = []
     for picture, silhouette in zip(error, mask[:, 0] > 0, strict=True):
-        rows, columns = silhouette.any(1).nonzero(), silhouette.any(0).nonzero()
-        box = picture[:, int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1]
+        rows, columns = (silhouette.any(axis).nonzero() for axis in (1, 0))
+        box = picture[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         values.append(-10 * math.log10(float(box.mean())))
     assert sum(values) / len(values) >= fit.psnr, values
     assert float((avg_pool2d(render.opacity, 2) - mask).abs().mean()) < 0.01
 
 
 def test_surface_the_right_way_up(fit: Fit, mesh: MeshAsset) -> None:
-    solid = analytic_fields.solid(mesh.vertices, mesh.faces)
-    points = trimesh.sample.sample_surface(solid, 20_000, seed=0)[0]
+    points = trimesh.sample.sample_surface(solid(mesh.vertices, mesh.faces), 20_000, seed=0)[0]
     diagonal = float((fit.truth.amax(0) - fit.truth.amin(0)).norm())
     there = cKDTree(fit.truth.numpy()).query(points)[0].mean()
     back = cKDTree(points).query(fit.truth.numpy()[::4])[0].mean()
@@ -129,12 +128,8 @@ def test_surface_the_right_way_up(fit: Fit, mesh: MeshAsset) -> None:
 
 
 def test_every_side_has_its_colour(mesh: MeshAsset) -> None:
-    solid = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
-    normals = torch.tensor(solid.vertex_normals.copy(), dtype=torch.float32)
-    for side in range(6):
-        towards = torch.zeros(3)
-        towards[side // 2] = 1 - 2 * (side % 2)
-        facing = normals @ towards > 0.98
+    normals = torch.tensor(solid(mesh.vertices, mesh.faces).vertex_normals.copy(), dtype=torch.float32)
+    for side, color in enumerate(SIDES):
+        facing = normals[:, side // 2] * (1 - 2 * (side % 2)) > 0.98
         assert facing.sum() > 50
-        difference = (mesh.vertex_colors[facing] - SIDES[side]).abs().mean(0).amax()
-        assert difference < 0.15, (side, float(difference))
+        assert (mesh.vertex_colors[facing] - color).abs().mean(0).amax() < 0.15, side
