@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_runs import done
 from golden_files import worst
 from refusals import unfit
 from safetensors.torch import save_file
 from torch import Tensor
 
-from upfusion_core.models.checkpoint import load_networks, load_text_encoder, open_checkpoint
+from upfusion_core import UpFusion, convert
+from upfusion_core.models import checkpoint as layout
+from upfusion_core.models.checkpoint import load_text_encoder, open_checkpoint, recommended_guidance
 from upfusion_core.models.stable_diffusion import encode_tokens, tokenize
+from upfusion_core.support import files
 from upfusion_core.support.weights import read_weights
 
 
@@ -29,7 +33,7 @@ def change(path: Path, changes: dict[str, Tensor], *dropped: str) -> None:
 def test_networks_hold_the_file_s_numbers(small_weights: Path) -> None:
     """Those in the file's precision are mapped, not copied."""
     checkpoint = open_checkpoint(small_weights)
-    networks = load_networks(checkpoint, "cpu", torch.float32)
+    networks = layout.load_networks(checkpoint, "cpu", torch.float32)
     for ours, name in (
         (networks.upsrt.linear_scene.weight, "upsrt.linear_scene.weight"),
         (networks.unet.conv_in.weight, "model.diffusion_model.input_blocks.0.0.weight"),
@@ -38,7 +42,7 @@ def test_networks_hold_the_file_s_numbers(small_weights: Path) -> None:
         assert torch.equal(ours, checkpoint.weights[name])
         assert ours.data_ptr() == checkpoint.weights[name].data_ptr()
     assert not any(parameter.requires_grad for parameter in networks.unet.parameters())
-    half = load_networks(checkpoint, "cpu", torch.float16)
+    half = layout.load_networks(checkpoint, "cpu", torch.float16)
     assert {parameter.dtype for parameter in half.unet.parameters()} == {torch.float16}
 
 
@@ -105,7 +109,6 @@ def test_configurations_as_texts(folder: Path) -> None:
 
 
 def test_paths_that_are_no_checkpoint(folder: Path, tmp_path: Path) -> None:
-    unfit("does not exist", open_checkpoint, tmp_path / "none")
     unfit("give the folder", open_checkpoint, folder / "upsrt.pt")
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     unfit("no upfusion_config", open_checkpoint, tmp_path / "other.safetensors")
@@ -135,3 +138,34 @@ def test_the_text_encoder_and_half_of_one(small_weights: Path, folder: Path) -> 
     unfit("no text encoder", load_text_encoder, checkpoint)
     change(path, {"text_embeddings.default": torch.zeros(77, 32)})
     unfit(r"1 missing: \S*text_embeddings.empty", open_checkpoint, folder)
+
+
+def test_mini_is_the_bundled_file(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "mini").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # a folder of that name does not come between
+    model = UpFusion.load("mini", device="cpu")
+    assert model.image_size == 16
+    unfit("take no prompt", model.text_embeddings, "a red cup")
+    assert layout.weights_path("mini") == tiny_bundle / "mini.safetensors"
+    assert layout.weights_path(Path("mini")) == Path("mini")
+    unfit("mini", UpFusion.load, Path("mini"), device="cpu")
+    told = done("info", "mini")
+    assert "trained on: nothing: random weights" in told
+    assert 'steps: {"encoder": 0}' in told
+    monkeypatch.setattr(files, "BUNDLED", tmp_path)
+    unfit("bundles no model yet; give a folder of weights", UpFusion.load, "mini")
+
+
+def test_facts_and_guidance(tiny_bundle: Path, tmp_path: Path, small_weights: Path) -> None:
+    facts, copy = {"trained_on": "nothing: random weights", "steps": {"encoder": 0}}, tmp_path / "copy.safetensors"
+    assert open_checkpoint("mini").facts == facts
+    convert("mini", copy, dtype=torch.float32)
+    assert open_checkpoint(copy).facts == facts
+    convert("mini", copy, facts={"guidance": 2})
+    assert open_checkpoint(copy).facts == {"guidance": 2}
+    assert open_checkpoint(copy).model_id == open_checkpoint("mini").model_id
+    assert recommended_guidance(copy) == 2.0
+    assert recommended_guidance("mini") == recommended_guidance(small_weights) == recommended_guidance("none") == 9
+    weights = read_weights(tiny_bundle / "mini.safetensors")
+    kept = {name for name, tensor in weights.items() if tensor.dtype != torch.half}
+    assert kept == {"text_embeddings.default", "text_embeddings.empty"}

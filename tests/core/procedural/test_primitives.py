@@ -8,13 +8,12 @@ from torch.nn.functional import normalize
 from upfusion_core.procedural import primitives
 from upfusion_core.procedural.shapes import BOX, ELLIPSOID, FRUSTUM, TORUS
 
-WHOLE = math.pi
 BALL, PILL = (0.2, 0.2, 0.2, 0.0), (0.1, 0.2, 0.05, 0.0)
 CRATE, TUBE = (0.1, 0.2, 0.3, 0.0), (0.1, 0.1, 0.2, 0.0)
-RING = (0.15, 0.05, 0.0, WHOLE)
+RING = (0.15, 0.05, 0.0, math.pi)
 CASES = [
     *[(ELLIPSOID, PILL), (BOX, PILL), (FRUSTUM, TUBE), (FRUSTUM, (0.15, 0.0, 0.05, 0.0))],
-    *[(FRUSTUM, (0.02, 0.2, 0.03, 0.0)), (TORUS, (0.15, 0.03, 0.0, WHOLE)), (TORUS, (0.15, 0.03, 0.0, 1.2))],
+    *[(FRUSTUM, (0.02, 0.2, 0.03, 0.0)), (TORUS, (0.15, 0.03, 0.0, math.pi)), (TORUS, (0.15, 0.03, 0.0, 1.2))],
 ]
 Numbers = tuple[float, ...]
 

@@ -1,20 +1,18 @@
-"""ControlNet, UNet and VAE against the release."""
-
 import math
+from copy import deepcopy
 from unittest.mock import Mock
 
 import pytest
 import torch
 from golden_files import golden, golden_cameras, sizes, worst
-from refusals import refused
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional as F
 
-from upfusion_core.config import DiffusionConfig, VaeConfig
+from upfusion_core.config import DiffusionConfig
 from upfusion_core.geometry import reference_camera, reference_plucker
 from upfusion_core.models import stable_diffusion as sd
-from upfusion_core.models.controlnet import ControlNet, grouped_attention, split_heads, widen
+from upfusion_core.models.controlnet import ControlNet, WideConv2d, grouped_attention, split_heads, widen
 from upfusion_core.types import Cameras
 
 
@@ -31,35 +29,19 @@ def controlnet(config: DiffusionConfig) -> ControlNet:
 
 
 @pytest.fixture(scope="module")
-def unet(config: DiffusionConfig) -> nn.Module:
-    network = widen(sd.build_unet(config))
-    weights = rule_state_dict(golden_shapes("diffusion"))
-    names = sd.unet_names(config, network.state_dict())
-    network.load_state_dict({own: weights[name] for own, name in names.items()})
-    return network.requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
 def ray_maps() -> tuple[Tensor, ...]:
     cameras = Cameras.concatenate([golden_cameras()[5], golden_cameras()[2]])
     return tuple(reference_plucker(cameras, reference_camera(), size).permute(0, 3, 1, 2) for size in (16, 8, 4, 2))
 
 
-def run(controlnet: ControlNet, unet: nn.Module, hint: Tensor, ray_maps: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-    stored = golden("diffusion")
-    latents, timesteps, text = stored["latents"], stored["timesteps"], stored["text"]
-    residuals = controlnet(latents, timesteps, controlnet.constants(hint, ray_maps, tokens))
-    return sd.predict(unet, latents, timesteps, text, sd.prompt_keys_values(unet, text), residuals)
+def terms(module: nn.Module) -> int:
+    return sum(weight[0].numel() for weight in module.parameters() if weight.ndim > 1)
 
 
-def test_residuals_and_noise_as_released(controlnet: ControlNet, ray_maps: tuple[Tensor, ...], unet: nn.Module) -> None:
+def test_residuals_as_released(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
     stored = golden("diffusion")
     constants = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"])
     residuals = controlnet(stored["latents"], stored["timesteps"], constants)
-
-    def terms(module: nn.Module) -> int:
-        return sum(weight[0].numel() for weight in module.parameters() if weight.ndim > 1)
-
     blocks = [*controlnet.input_blocks, controlnet.middle_block]
     ends = [*controlnet.zero_convs, controlnet.middle_block_out]
     before = terms(controlnet.input_hint_block)
@@ -69,13 +51,24 @@ def test_residuals_and_noise_as_released(controlnet: ControlNet, ray_maps: tuple
         before += terms(block)
         theirs = stored[f"control_{index:02d}"]
         assert worst(ours, theirs) < 2**-24 * float(theirs.abs().max()) * math.sqrt(before + terms(end))
-    hint, tokens, text = stored["hint"], stored["set_latents"], stored["text"]
-    assert worst(run(controlnet, unet, hint, ray_maps, tokens), stored["eps"]) < 1e-5
+
+
+def test_noise_as_released(config: DiffusionConfig, controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
+    stored = golden("diffusion")
+    hint, tokens, latents, timesteps = (stored[name] for name in ("hint", "set_latents", "latents", "timesteps"))
+    unet, weights = widen(sd.build_unet(config)).requires_grad_(False), rule_state_dict(golden_shapes("diffusion"))
+    unet.load_state_dict({own: weights[name] for own, name in sd.unet_names(config, unet.state_dict()).items()})
+    pairs = sd.prompt_keys_values(unet, stored["text"])
+
+    def noise(*conditions: object) -> Tensor:
+        residuals = controlnet(latents, timesteps, controlnet.constants(*conditions)) if conditions else None
+        return sd.predict(unet, latents, timesteps, stored["text"], pairs, residuals)
+
+    assert worst(noise(hint, ray_maps, tokens), stored["eps"]) < 1e-5
     zeros = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
-    assert worst(run(controlnet, unet, hint, zeros, tokens), stored["eps_zero_rays"]) < 1e-5
-    assert worst(run(controlnet, unet, 0 * hint, zeros, 0 * tokens), stored["eps_unconditional"]) < 1e-5
-    eps = sd.predict(unet, stored["latents"], stored["timesteps"], text, sd.prompt_keys_values(unet, text), None)
-    assert worst(eps, stored["eps_without_control"]) < 1e-5
+    assert worst(noise(hint, zeros, tokens), stored["eps_zero_rays"]) < 1e-5
+    assert worst(noise(0 * hint, zeros, 0 * tokens), stored["eps_unconditional"]) < 1e-5
+    assert worst(noise(), stored["eps_without_control"]) < 1e-5
 
 
 def test_shared_and_blank_tokens(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
@@ -92,8 +85,7 @@ def test_shared_and_blank_tokens(controlnet: ControlNet, ray_maps: tuple[Tensor,
 
 def test_attention_and_embedding_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(4, 5, 6, generator=generator)
-    key, value = (torch.randn(2, 7, 6, generator=generator) for _ in range(2))
+    query, key, value = (torch.randn(*size, 6, generator=generator) for size in ((4, 5), (2, 7), (2, 7)))
     ours = grouped_attention(query, split_heads(key, 2), split_heads(value, 2))
     for sample in range(4):
         for head in range(2):
@@ -108,7 +100,7 @@ def test_attention_trains_in_bfloat16_on_a_cpu() -> None:
     query, key, value = made
     ours = grouped_attention(query, split_heads(key, 2), split_heads(value, 2))
     heads = [split_heads(each.float(), 2) for each in made]
-    plain = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    plain = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
     pairs = zip(*(torch.autograd.grad(some.float().square().sum(), made) for some in (ours, plain)), strict=True)
     step = 2.0**-8  # of bfloat16, from 1; sums of seven
     assert worst(ours.detach(), plain.detach()) < 4 * step
@@ -122,31 +114,42 @@ def test_layers_come_from_the_host(config: DiffusionConfig) -> None:
     assert sorted(leaves) == sorted(name for name, *_ in host.method_calls)
 
 
-def test_the_autoencoder() -> None:
-    config = VaeConfig(**sizes("vae", VaeConfig))
-    vae = sd.build_vae(config)
-    weights, state = rule_state_dict(golden_shapes("vae")), vae.state_dict()
-    names = sd.vae_names(config, state)
-    vae.load_state_dict({own: weights[name].reshape(state[own].shape) for own, name in names.items()})
-    vae.requires_grad_(False)
-    stored = golden("vae")
-    posterior = vae.encode(stored["image"]).latent_dist
-    assert worst(posterior.mean, stored["moments_mean"]) < 1e-5
-    assert worst(posterior.logvar, stored["moments_logvar"]) < 1e-5
-    assert worst(vae.decode(stored["z"]).sample, stored["decoded"]) < 1e-5
-    image, mean = (stored["image"] + 1) / 2, stored["moments_mean"]
-    noise = torch.randn(stored["z"].shape, generator=torch.Generator().manual_seed(0))
-    drawn = mean + (0.5 * stored["moments_logvar"]).exp() * noise
-    assert worst(sd.encode_images(vae, image, noise), 0.18215 * drawn) < 1e-5
-    assert worst(sd.encode_images(vae, image), 0.18215 * mean) < 1e-5
-    decoded = ((stored["decoded"] + 1) / 2).clamp(0, 1)
-    assert worst(sd.decode_latents(vae, 0.18215 * stored["z"]), decoded) < 1e-5
+@pytest.fixture
+def unfold(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Called by every convolution that runs as a product."""
+    counted = Mock(wraps=F.unfold)
+    monkeypatch.setattr(F, "unfold", counted)
+    return counted
 
 
-def test_bad_sizes_and_conditions_get_a_sentence(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
-    refused("diffusion needs", DiffusionConfig, model_channels=100)
-    refused("diffusion needs", DiffusionConfig, num_heads=7)
-    refused("vae needs", VaeConfig, ch=100)
-    stored = golden("diffusion")
-    refused("ControlNet hint", controlnet.constants, stored["hint"][:, :50], ray_maps, stored["set_latents"])
-    refused("4 ray maps", controlnet.constants, stored["hint"], ray_maps[:2], stored["set_latents"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_products_are_the_convolution(stride: int, bias: bool, unfold: Mock) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 96, 3, stride=stride, padding=1, bias=bias)
+    wide = widen(deepcopy(plain))
+    assert type(wide) is WideConv2d
+    x = torch.randn(2, 8, 3, 4, requires_grad=True)
+    ours, wanted = wide(x), plain(x)
+    assert (unfold.call_count, ours.is_contiguous()) == (1, True)
+    torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)
+    upstream = torch.randn_like(wanted)
+    slopes = torch.autograd.grad(ours, (x, wide.weight), upstream)
+    expected = torch.autograd.grad(wanted, (x, plain.weight), upstream)
+    torch.testing.assert_close(slopes, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(6, torch.float32), (3, torch.bfloat16)])
+def test_large_maps_and_other_precisions_stay_with_torch(size: int, dtype: torch.dtype, unfold: Mock) -> None:
+    wide = WideConv2d(4, 96, 3, padding=1).to(dtype)
+    assert wide(torch.randn(1, 4, size, size, dtype=dtype)).shape == (1, 96, size, size)
+    assert not unfold.called
+
+
+def test_a_network_keeps_its_names_and_values(config: DiffusionConfig) -> None:
+    network = ControlNet(config)
+    before = [(name, id(value)) for name, value in network.named_parameters()]
+    assert widen(network) is network
+    assert [(name, id(value)) for name, value in network.named_parameters()] == before
+    kinds = {type(layer) for layer in network.modules() if getattr(layer, "kernel_size", None) == (3, 3)}
+    assert kinds == {WideConv2d}
