@@ -7,6 +7,7 @@ import torch
 from golden_files import golden, golden_cameras, sizes, worst
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor, nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from upfusion_core.config import DiffusionConfig
@@ -126,7 +127,7 @@ def unfold(monkeypatch: pytest.MonkeyPatch) -> Mock:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_products_are_the_convolution(stride: int, bias: bool, unfold: Mock) -> None:
     torch.manual_seed(0)
-    plain = nn.Conv2d(8, 96, 3, stride=stride, padding=1, bias=bias)
+    plain = Conv2d(8, 96, 3, stride=stride, padding=1, bias=bias)
     wide = widen(deepcopy(plain))
     assert type(wide) is WideConv2d
     x = torch.randn(2, 8, 3, 4, requires_grad=True)
