@@ -1,5 +1,3 @@
-"""Files of fields: what comes back, what is not written, and files that lie, refused before any field is made."""
-
 import functools
 import json
 from collections.abc import Callable
@@ -8,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from refusals import refused, unfit
+from refusals import raised, refused, unfit
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -37,41 +35,31 @@ def stored(field: RadianceField, tmp_path: Path) -> Path:
 def test_round_trip(field: RadianceField, stored: Path) -> None:
     before = torch.get_rng_state()
     found = load_field(stored)
-    RadianceField(TINY)
     assert torch.equal(torch.get_rng_state(), before)
     assert found.field.config == TINY
     assert found.settings == {"preset": "draft", "seed": 4}
     assert torch.equal(found.cameras.camera_to_world, orbit_cameras([0, 30]).camera_to_world)
     points = torch.rand(9, 3) - 0.5
     assert all(torch.equal(one, other) for one, other in zip(found.field(points), field(points), strict=True))
-    assert [entry.name for entry in stored.parent.iterdir()] == ["field.safetensors"]
     field.save(stored)
+    assert [*stored.parent.iterdir()] == [stored]
     found = load_field(stored)
     assert (found.cameras, found.settings) == (None, {})
 
 
 def test_what_no_file_could_give_back_is_not_written(field: RadianceField, tmp_path: Path) -> None:
-    for given, message in (
-        *(({"settings": {"loss": float("nan")}}, "what JSON can hold"), ({"settings": {(1, 2): 3}}, "JSON can hold")),
-        *(({"settings": {"folder": tmp_path}}, "what JSON can hold"), ({"settings": 5}, "must be Mapping, got int")),
-        *(({"cameras": orbit_cameras([0])[:0]}, "at least one camera"), ({"cameras": [0]}, "must be Cameras")),
-    ):
-        refused(message, field.save, tmp_path / "field.safetensors", **given)
-    for path in (None, 5, True, b"x", ""):
-        for ask in (field.save, load_field):
-            refused("path must be a path, got", ask, path)
+    path = tmp_path / "field.safetensors"
+    refused("what JSON can hold", field.save, path, settings={"loss": float("nan")})
+    refused("at least one camera", field.save, path, cameras=orbit_cameras([0])[:0])
     torch.nn.init.constant_(field.mlp[0].bias, float("inf"))
-    with pytest.raises(FieldError, match=r"mlp\.0\.bias"):
-        field.save(tmp_path / "field.safetensors")
+    raised(FieldError, r"mlp\.0\.bias", field.save, path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_frozen_field_can_be_fitted_further(field: RadianceField, stored: Path) -> None:
     loaded, generator = load_field(stored).field, torch.Generator().manual_seed(0)
     fit = FitConfig(iterations=2, rays=16, occupancy_cells=0, sampling=RaySampling(8, 0))
-    fitter = FieldFitter(loaded, orbit_cameras([0.0]), torch.zeros(1, 3, 4, 4), config=fit, generator=generator)
-    while not fitter.done:
-        fitter.step()
+    FieldFitter(loaded, orbit_cameras(0), torch.zeros(1, 3, 4, 4), config=fit, generator=generator).step()
     assert not torch.equal(loaded.mlp[0].weight, field.mlp[0].weight)
 
 
@@ -81,8 +69,8 @@ Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], object]
 def _spoil(stored: Path, change: Change) -> None:
     """Gives `change` the description and the tensors, and writes them again."""
     with safe_open(stored, framework="pt") as file:
-        tensors, text = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()[FORMAT]  # noqa: SIM118
-    content = json.loads(text)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        content = json.loads(file.metadata()[FORMAT])
     changed = change(content, tensors)
     save_file(tensors, stored, metadata={FORMAT: changed if isinstance(changed, str) else json.dumps(content)})
 
@@ -98,30 +86,18 @@ def _in(*sections: str, **values: object) -> Change:
         (_in(*GRID, levels=32, features=16, table_size=2**28, finest=2**16), r"table .* instead of \(\d{10}, 16\)"),
         (_in(*GRID, levels=-1), "levels must be between 1 and 32, got -1"),
         (_in(*GRID, table_size=255), "power of two"),
-        (_in(*GRID, size=3), r'grid may have levels, .*, got "size"'),
         (_in("cameras", focal=[[1, 2, 3], [4]]), "cannot read"),
         (_in("cameras", camera_to_world=[[[1] * 4] * 4] * 2), "must be rigid"),
-        (_in(cameras=5), "must be JSON objects, got 5"),
         (_in(settings=[["a", 1]]), "must be JSON objects"),
         (lambda content, _: content.pop("cameras"), "KeyError: 'cameras'"),
         (lambda *_: "[" * 100_000, "nested too deeply"),
+        (lambda _, tensors: tensors.pop("grid.table"), r"missing: grid\.table"),
+        (lambda _, tensors: tensors.update({"mlp.0.bias": torch.ones(8).long()}), r"mlp\.0\.bias torch\.int64 instead"),
+        (lambda _, tensors: tensors["mlp.0.bias"].fill_(torch.inf), r"NaN or infinite values in mlp\.0\.bias"),
     ],
 )
-def test_descriptions_that_lie(stored: Path, change: Change, words: str) -> None:
+def test_files_that_lie(stored: Path, change: Change, words: str) -> None:
     _spoil(stored, change)
-    unfit(words, load_field, stored)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("grid.table", None, r"missing: grid\.table"),
-        ("mlp.0.bias", torch.ones(8, dtype=torch.int64), r"mlp\.0\.bias torch\.int64 instead of"),
-        ("mlp.0.bias", torch.full((8,), float("inf")), r"NaN or infinite values in mlp\.0\.bias"),
-    ],
-)
-def test_tensors_that_do_not_fit(stored: Path, name: str, value: torch.Tensor | None, words: str) -> None:
-    _spoil(stored, lambda _, tensors: tensors.pop(name, None) if value is None else tensors.update({name: value}))
     unfit(words, load_field, stored)
 
 
@@ -130,12 +106,10 @@ def test_damaged_missing_and_other_files(stored: Path) -> None:
     unfit("must be a file of weights, but cannot be read", load_field, stored)
     save_file({"weight": torch.ones(1)}, stored)
     unfit("is not a field", load_field, stored)
-    for name in (stored.with_name("none.safetensors"), "x" * 5000, "a\0b"):
-        unfit("does not exist", load_field, name)
+    unfit("does not exist", load_field, "a\0b")
 
 
-@pytest.mark.parametrize("layers", [1, 2, 5])
+@pytest.mark.parametrize("layers", [1, 3])
 def test_shapes_are_known_without_a_field(layers: int) -> None:
     config = FieldConfig(grid=TINY.grid, hidden=6, layers=layers)
-    state = RadianceField(config).state_dict()
-    assert config.shapes == {name: tuple(value.shape) for name, value in state.items()}
+    assert config.shapes == {name: value.shape for name, value in RadianceField(config).state_dict().items()}

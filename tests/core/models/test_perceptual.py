@@ -40,10 +40,9 @@ def test_lpips_by_hand(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
     two = load_lpips(saved(tmp_path / "two.pth", other))
     assert network.weights_id() == load_lpips(tmp_path / "vgg16.pth").weights_id() != two.weights_id()
     picture = pictures[0].clone().requires_grad_()
-    before = network(picture, pictures[1])
-    before.backward()
+    network(picture, pictures[1]).backward()
     moved = (picture - 1e-3 * picture.grad / picture.grad.norm()).detach()
-    assert float(network(moved, pictures[1])) < float(before.detach())
+    assert float(network(moved, pictures[1])) < float(network(*pictures))
     saved(tmp_path / "vgg.pth", heads())
     assert float(load_lpips(saved(tmp_path / "alone.pth", vgg_weights()))(*pictures)) == wanted
 
@@ -55,7 +54,6 @@ def test_lpips_by_hand(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
         (vgg_weights(), "not the LPIPS heads"),
         (vgg_weights() | {name: value for name, value in heads().items() if "lin3" not in name}, "lin3.model.1.weight"),
         (vgg_weights() | heads() | {"features.0.bias": torch.full((64,), torch.nan)}, "got NaN or infinity"),
-        (vgg_weights() | heads() | {"features.0.bias": torch.ones(64, dtype=torch.int64)}, "got torch.int64"),
         (vgg_weights() | heads() | {"features.0.bias": torch.ones(3)}, "blocks.0.0.bias must be"),
     ],
 )
@@ -70,7 +68,7 @@ def test_dino_distance_is_the_squared_chord_between_keys(pictures: tuple[Tensor,
     distance = dino_distance(network, (4, 4))
     cosine = F.cosine_similarity(*([network(picture, (4, 4)) for picture in pictures]), dim=-1)
     assert float(distance(*pictures)) == pytest.approx(float((2 - 2 * cosine).mean()), rel=1e-4)
-    assert float(distance(pictures[0], pictures[0])) == 0
     picture = pictures[0].clone().requires_grad_()
+    assert float(distance(picture.detach(), pictures[0])) == 0
     distance(picture, pictures[1]).backward()
     assert float(picture.grad.abs().max()) > 0

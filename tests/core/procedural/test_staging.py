@@ -4,22 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plain_objects import Part, thing
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from upfusion_core.geometry import camera_rays, orbit_cameras, project
-from upfusion_core.procedural import Objects, ProceduralObjects, draw_objects, render_views, signed_distance
-from upfusion_core.procedural.shapes import ALONE, BOX, ELLIPSOID, Staging
+from upfusion_core.procedural import Objects, ProceduralObjects, draw_objects, render_views, signed_distance, staging
+from upfusion_core.procedural.shapes import BOX, ELLIPSOID, Staging
 from upfusion_core.procedural.sketch import about
-from upfusion_core.procedural.staging import (
-    FOCALS,
-    FRAME_RADIUS,
-    OFF_CENTER,
-    PHOTO_COLUMNS,
-    WHITES,
-    developed,
-    photographing,
-)
 from upfusion_core.types import Cameras
 
 SHIFT = torch.tensor([[0.02, -0.01, 0.03]])
@@ -27,15 +19,10 @@ SHIFT = torch.tensor([[0.02, -0.01, 0.03]])
 
 def primitive(kind: int, size: tuple[float, float, float]) -> Objects:
     """One plain part under the light of object 0."""
-    objects, _ = draw_objects("train", [0])
-    objects = objects.first_parts(1)
-    objects.first.kind[0, 0], objects.joint[0, 0], objects.label[0, 0] = kind, ALONE, 0
-    objects.first.center[0, 0], objects.coats.pattern[0, 0] = 0, 0
-    objects.first.size[0, 0], objects.first.rotation[0, 0] = torch.tensor([*size, 0]), torch.eye(3)
-    return objects
+    return replace(thing(Part((kind, (0.0, 0.0, 0.0), (*size, 0.0)))), light=draw_objects("train", [0])[0].light)
 
 
-def staging(inward: Tensor | None = None, shift: Tensor = SHIFT, *fills: list[float]) -> Staging:
+def staging_of(inward: Tensor | None = None, shift: Tensor = SHIFT, *fills: list[float]) -> Staging:
     inward = torch.eye(3)[None] if inward is None else inward
     return Staging(inward, shift, shift, torch.tensor([0.16]), torch.tensor(fills).view(1, -1, 6))
 
@@ -52,7 +39,7 @@ def test_a_stretched_thing_is_the_thing_of_that_shape(kind: int) -> None:
     placed = wanted.first.turned(turn)
     wanted = replace(wanted, first=replace(placed, center=placed.center + SHIFT[:, None]))
     inward = torch.linalg.inv(turn @ torch.diag(torch.tensor([1.5, 0.6, 0.3])))
-    found = replace(primitive(kind, (0.1, 0.1, 0.1)), staging=staging(inward))
+    found = replace(primitive(kind, (0.1, 0.1, 0.1)), staging=staging_of(inward))
     for ours, theirs in zip(seen(found), seen(wanted), strict=True):
         assert (ours - theirs).abs().mean() < 1e-5
         assert ((ours - theirs).abs() > 1e-3).float().mean() < 2e-3  # samples on an edge
@@ -61,7 +48,7 @@ def test_a_stretched_thing_is_the_thing_of_that_shape(kind: int) -> None:
 def test_further_lights_add_to_the_first() -> None:
     """The front of a box faces +Z: all of the light from there reaches it, and none from behind."""
     box, lights = primitive(BOX, (0.1, 0.1, 0.1)), ([0.0, 0, 1, 0.1, 0.2, 0], [0.0, 0, -1, 1, 1, 1])
-    both = (replace(box, staging=staging(None, torch.zeros(1, 3), *fills)) for fills in ((), lights))
+    both = (replace(box, staging=staging_of(None, torch.zeros(1, 3), *fills)) for fills in ((), lights))
     plain, lit = (seen(each)[0][0, 0, :, 16, 16] for each in both)
     assert torch.allclose(lit - plain, box.coats.colors[0, 0, 0, 0] * torch.tensor([0.1, 0.2, 0.0]), atol=1e-5)
 
@@ -80,29 +67,29 @@ def test_things_are_whole_in_every_view_and_seen_where_they_are() -> None:
     assert (distances[batch.mask > 0].abs() < 1e-3).float().mean() > 0.995
     of = batch.objects.staging
     assert of is not None
-    assert (of.radius + of.middle.norm(dim=-1) <= FRAME_RADIUS + 1e-6).all()
+    assert (of.radius + of.middle.norm(dim=-1) <= staging.FRAME_RADIUS + 1e-6).all()
     assert of.radius.min() < 0.155 < 0.21 < of.radius.max()
-    assert 0.01 < of.middle.norm(dim=-1).max() <= 2 * OFF_CENTER / 4.5
+    assert 0.01 < of.middle.norm(dim=-1).max() <= 2 * staging.OFF_CENTER / 4.5
     assert torch.linalg.cond(of.inward).quantile(0.8) > 2.5
 
 
 def test_photos_of_a_ball_fill_their_frames_by_hand() -> None:
     """A ball of radius r at distance d is seen with the radius r·f / sqrt(d² - r²); 1 is the frame's border."""
     cameras = orbit_cameras([0.0, 50.0, 100.0], 22.5)
-    draws = torch.rand(1, 3, PHOTO_COLUMNS, generator=torch.Generator().manual_seed(0))
-    taken = photographing(cameras.camera_to_world[None], staging(shift=SHIFT / 2), draws, 1)
+    draws = torch.rand(1, 3, staging.PHOTO_COLUMNS, generator=torch.Generator().manual_seed(0))
+    taken = staging.photographing(cameras.camera_to_world[None], staging_of(shift=SHIFT / 2), draws, 1)
     true = Cameras(*(x[0] for x in taken))
     distance, focal = true.centers.norm(dim=-1), true.focal[:, 0]
-    assert ((focal > FOCALS[0]) & (focal < FOCALS[1])).all()
+    assert ((focal > staging.FOCALS[0]) & (focal < staging.FOCALS[1])).all()
     assert torch.equal(true.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, :3])
     # photo 1 keeps the world's middle, and the ball that its nominal camera just holds
-    held = float(FRAME_RADIUS * focal[0] / (distance[0].square() - FRAME_RADIUS**2).sqrt())
+    held = float(staging.FRAME_RADIUS * focal[0] / (distance[0].square() - staging.FRAME_RADIUS**2).sqrt())
     assert held == pytest.approx(1, abs=1e-5)
     assert torch.equal(true.principal[0], torch.zeros(2))
     for place in (1, 2):  # the others have the object's middle where they want it
         at, away = project(SHIFT[0] / 2, true[place])
         assert torch.allclose(at, true.principal[place], atol=1e-5)
-        assert 0 < at.abs().max() <= 2 * OFF_CENTER
+        assert 0 < at.abs().max() <= 2 * staging.OFF_CENTER
         assert 0.6 < 0.16 * focal[place] / (away.square() - 0.16**2).sqrt() + at.abs().max() < 1.001
 
 
@@ -115,16 +102,16 @@ def test_photos_are_cut_out_or_greyish_and_other_views_clean() -> None:
     corners = taken.rgb[:, [0, 2], :, 0, 0].flatten(0, 1)
     cut = (corners == 1).all(1)
     assert 20 < cut.sum() < 60
-    assert (corners[~cut] >= WHITES[0]).all()
+    assert (corners[~cut] >= staging.WHITES[0]).all()
     several = data.look(data.objects([4, 1]), views=3, size=8, references=2, generator=torch.Generator().manual_seed(3))
     assert (several.elevation_degrees == 22.5).tolist() == [[True, True, False]] * 2
     assert (several.example(0).name, taken.names[0]) == ("procedural-2", "procedural-2-test-0")
     # by hand: more than a pixel off the object is white, more than a pixel inside is untouched
     rgb, mask = torch.ones(1, 2, 3, 9, 9), torch.zeros(1, 2, 1, 9, 9)
     rgb[..., 2:7, 2:7], mask[..., 2:7, 2:7] = 0.25, 1
-    draws = torch.rand(1, 2, PHOTO_COLUMNS, generator=torch.Generator().manual_seed(1))
+    draws = torch.rand(1, 2, staging.PHOTO_COLUMNS, generator=torch.Generator().manual_seed(1))
     draws[0, :, 4] = torch.tensor([0.2, 0.8])
-    photo, ragged = developed(rgb, mask, draws)
+    photo, ragged = staging.developed(rgb, mask, draws)
     wide, narrow = (max_pool2d(each, 3, 1, 1)[0, 0] for each in (mask[0, :1], 1 - mask[0, :1]))
     assert (photo[0, 0][:, wide == 0] == 1).all()
     assert torch.allclose(photo[0, 0][:, narrow == 0], torch.tensor(0.25))
