@@ -24,20 +24,16 @@ def weights(field: Any) -> Tensor:
     return torch.cat([value.flatten() for value in field.state_dict().values()])
 
 
-def test_renders_show_the_ball_over_each_background(run_node: Run, ball: nn.Module, lines: list[str]) -> None:
+def test_renders_show_the_ball_over_each_background(run_node: Run, ball: nn.Module) -> None:
     (cameras,) = run_node(ORBIT, count=2)
-    before = weights(ball)
     for background, value in (("white", 1.0), ("grey", 0.5), ("black", 0.0)):
         images, masks, depth = run_node(RENDER, field=ball, cameras=cameras, size=16, background=background)
         assert images.shape == depth.shape == (2, 16, 16, 3)
-        torch.testing.assert_close(images[0, 8, 8], torch.tensor(COLOR), atol=0.01, rtol=0)
         over = masks[..., None] * torch.tensor(COLOR) + (1 - masks[..., None]) * value
         torch.testing.assert_close(images, over, atol=1e-4, rtol=0)
-        assert torch.equal(depth[..., 0], depth[..., 1])
-        # light stops before the middle of the ball, which is half way between nearest and furthest
-        assert 0.5 < float(depth[0, 8, 8, 0]) < 0.5 + 0.3 / (2 * 0.3 * math.sqrt(3))
-    assert lines[-1] == "rendering: step 2/2"
-    assert torch.equal(weights(ball), before)
+    assert float(masks[0, 8, 8]) > 0.98
+    # light stops before the middle of the ball, which is half way between nearest and furthest
+    assert 0.5 < float(depth[0, 8, 8, 0]) < 0.5 + 0.3 / (2 * 0.3 * math.sqrt(3))
     assert not ball._forward_pre_hooks  # the cached field does not get what its working copy gets
 
 
@@ -87,8 +83,7 @@ def test_faces_of_a_textured_mesh(run_node: Run, ball: nn.Module, pack: Pack, mo
     options = ({}, {"coloring": "texture"}, {"coloring": "texture", "faces": 600}, {"faces": 200})
     settings = {"field": ball, "resolution": 20, "threshold": 12.0, "texture_size": 64}
     colored, textured, more, few = (run_node(EXTRACT, **settings, **option)[0].faces.shape[1] for option in options)
-    assert textured <= 300 < more <= 600 < colored
-    assert 16 <= few <= 200
+    assert few <= 200 < textured <= 300 < more <= 600 < colored
 
 
 @pytest.fixture
@@ -142,11 +137,10 @@ def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Callable[..., 
     name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
     with torch.inference_mode():
         patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
-    images = torch.zeros(2, 64, 64, 3)
     prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
-    views = {"images": images, "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
     for changes in ({"model": patched}, {"positive": prompt}):
         assert not torch.allclose(plain, weights(distilled(**changes)))
+    views = {"images": torch.zeros(2, 64, 64, 3), "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
     assert plain.shape != weights(distilled(**views)).shape  # their pixels are smaller than the model's
     assert torch.equal(plain, weights(distilled()))  # whatever ran in between
 
@@ -206,15 +200,12 @@ def test_cancel_and_once_more(distilled: Callable[..., Any], pack: Pack, monkeyp
     assert steps[-1] == "distilling: round 1 of 1, fitting, step 10/10"
 
 
-PRESETS = [("fast", 0, 10), ("draft", 0, 10), ("draft", 4, 4), ("reference", 0, 3000), ("reference", 77, 77)]
-
-
-@pytest.mark.parametrize(("preset", "asked", "expected"), PRESETS)
-def test_what_the_presets_mean(pack: Pack, preset: str, asked: int, expected: int) -> None:
-    config = pack("nodes.field").distill_config(preset, asked, guidance=5.0)
-    assert (config.guidance, config.preset) == (5.0, preset)
-    assert getattr(config.schedule, "iterations", config.schedule.steps) == expected
-    assert preset != "reference" or config.schedule.steps == 30
+def test_what_the_presets_mean(pack: Pack) -> None:
+    for preset, asked, expected in (("fast", 0, 10), ("draft", 4, 4), ("reference", 0, 3000), ("reference", 77, 77)):
+        config = pack("nodes.field").distill_config(preset, asked, guidance=5.0)
+        assert (config.guidance, config.preset) == (5.0, preset)
+        assert getattr(config.schedule, "iterations", config.schedule.steps) == expected
+        assert preset != "reference" or config.schedule.steps == 30
 
 
 def test_views_and_cameras_belong_together(pack: Pack, core: ModuleType) -> None:
@@ -223,5 +214,5 @@ def test_views_and_cameras_belong_together(pack: Pack, core: ModuleType) -> None
     assert given_views(torch.full((2, 8, 8, 3), 0.25), cameras).rgb.shape == (2, 3, 8, 8)
     refused("got cameras only; connect images too", given_views, None, cameras)
     refused("got images only; connect cameras too", given_views, torch.zeros(2, 8, 8, 3), None)
-    refused("one square picture for each of the 2 cameras, got 3", given_views, torch.zeros(3, 8, 8, 3), cameras)
-    refused("got 2 of 9 x 8", given_views, torch.zeros(2, 8, 9, 3), cameras)
+    for shape, found in (((3, 8, 8, 3), "3 of 8 x 8"), ((2, 8, 9, 3), "2 of 9 x 8")):
+        refused(f"each of the 2 cameras, got {found}", given_views, torch.zeros(shape), cameras)

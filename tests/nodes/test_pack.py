@@ -20,28 +20,22 @@ def test_every_node_and_socket_is_described_with_a_picture(node_classes: dict[st
         assert len(schema.description) > 40, node_id
         assert len(schema.search_aliases) >= 2, node_id
         for socket in [*schema.inputs, *schema.outputs]:
-            assert len(socket.tooltip or "") > 10, f"{node_id}.{socket.id}"
-            assert socket.tooltip.endswith("."), f"{node_id}.{socket.id}"
+            assert re.fullmatch(r".{10,}\.", socket.tooltip or ""), f"{node_id}.{socket.id}"
         page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
         assert page.startswith("# "), node_id
         picture = page.split("](")[1].split(")")[0]
         assert (ROOT / "web" / "docs" / Path(picture).name).exists(), f"{node_id}: {picture}"
 
 
-def test_azimuth_90_is_the_left_side_of_anything_with_a_face(node_classes: dict[str, Any]) -> None:
-    """Wherever a side is named, it is the viewer's, and said whose other side that is."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "web" / "docs").glob("*.md"))}
-    texts |= {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflows").glob("*.json"))}
+def test_sides_are_the_viewer_s(node_classes: dict[str, Any]) -> None:
+    """Canonical Views name the object's own sides, as the nodes want them that these views are for."""
+    paths = [*(ROOT / "web" / "docs").glob("*.md"), *(ROOT / "workflows").glob("*.json")]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
     for node_id, node in node_classes.items():
         schema = node.GET_SCHEMA()
         texts[node_id] = " ".join([schema.description, *(str(socket.tooltip) for socket in schema.inputs)])
-    # Canonical Views name the object's own sides, as the nodes want them that these views are for
     plain = {name: re.sub(r"[\s*]+", " ", text) for name, text in texts.items() if "anonical" not in name.lower()}
     assert not [name for name, text in plain.items() if re.search("(object's|its) (right|left)|to the right", text)]
-    body = {name: re.sub(r"!\[.*?\]", "", text) for name, text in plain.items()}
-    sides = {name for name, text in body.items() if "viewer's right" in text}
-    assert {"UpFusionCamera", "UpFusionOrbitCameras", "UpFusionCamera.md", "upfusion_1_quick_start.json"} <= sides
-    assert not [name for name in sides if "left side of anything with a face" not in body[name]]
 
 
 def test_every_socket_of_the_pack_has_a_colour(node_classes: dict[str, Any]) -> None:
@@ -84,35 +78,25 @@ def test_page_and_record_have_every_node(node_classes: dict[str, Any], reference
     assert reference.with_new_sockets(record, node_classes) == record, "run python docs/make_reference.py"
     schemas = {name: reference.described(node.GET_SCHEMA()) for name, node in node_classes.items()}
     name, node = next(iter(schemas.items()))
-    shorter = {name: node | {"inputs": [node["inputs"][0] | {"max": 3}], "outputs": []}}
+    first, *others = node["inputs"]
+    shorter = {name: node | {"inputs": [first | {"max": 3}], "outputs": []}}
     grown = json.loads(reference.with_new_sockets(json.dumps(shorter), node_classes))
-    assert grown[name] == node | {"inputs": [node["inputs"][0] | {"max": 3}, *node["inputs"][1:]]}
-    assert grown | {name: node} == schemas
-    assert next(iter(grown)) == name
+    assert grown == schemas | {name: node | {"inputs": [first | {"max": 3}, *others]}}
 
 
-@pytest.fixture
-def project() -> dict[str, Any]:
+def test_what_the_registry_reads_and_pip_installs() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def test_what_the_registry_reads_and_pip_installs(project: dict[str, Any]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     about, comfy = project["project"], project["tool"]["comfy"]
     assert (about["name"], comfy["DisplayName"], about["license"]) == ("upfusion", "UpFusion", "MIT")
-    assert re.fullmatch(r"\d+\.\d+\.\d+", about["version"])
     assert about["urls"]["Repository"].startswith("https://github.com/")
-    assert "Operating System :: OS Independent" in about["classifiers"]
     assert (ROOT / comfy["Icon"].split("/main/")[1]).exists()
     assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
     assert "web" not in comfy  # WEB_DIRECTORY says it; both load scripts twice
-    action = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
-    assert 'tags:\n      - "v[0-9]+.[0-9]+.[0-9]+"' in action  # every version tag is published
-    assert "Comfy-Org/publish-node-action" in action
     # what ComfyUI installs is what pyproject asks, and no version of torch above that of early 2025
     lines = [line.strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
     asked = {line for line in lines if line and not line.startswith("#")}
-    assert asked == set(project["project"]["dependencies"])
+    assert asked == set(about["dependencies"])
     assert not any(re.search("==|<|~=|!=", line) for line in asked)
     assert "torch>=2.6" in asked  # the first that reads weights as tensors only and runs no code of theirs
     assert not any(line.startswith(("torchvision", "torchaudio", "comfyui", "xformers", "triton")) for line in asked)
