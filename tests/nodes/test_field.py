@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
 
 DISTILL, RENDER, EXTRACT = "UpFusionDistill", "UpFusionRenderField", "UpFusionExtractMesh"
 ORBIT = "UpFusionOrbitCameras"
+Distilled = Callable[..., Any]
 
 
 def weights(field: Any) -> Tensor:
@@ -37,13 +38,12 @@ def test_renders_show_the_ball_over_each_background(run_node: Run, ball: nn.Modu
     assert not ball._forward_pre_hooks  # the cached field does not get what its working copy gets
 
 
-def test_cancel_comes_between_the_rays_of_one_view_however_a_field_is_asked(
-    run_node: Run, ball: nn.Module, pack: Pack, core: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancel_within_a_view(run_node: Run, ball: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes between the rays, however a field is asked."""
     cancel = Mock(side_effect=[None, None, *[InterruptedError] * 4])
     monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
     with pytest.raises(InterruptedError):
-        run_node(RENDER, field=ball, cameras=core.orbit_cameras(0.0), size=128)
+        run_node(RENDER, field=ball, cameras=run_node(ORBIT, count=1)[0], size=128)
     assert cancel.call_count == 3
     own = pack("nodes.field").working_copy(ball)
     for question in (own.density, own.color, own):
@@ -106,7 +106,7 @@ def quick(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def distilled(loaded: Loaded, run_node: Run, quick: None) -> Callable[..., Any]:
+def distilled(loaded: Loaded, run_node: Run, quick: None) -> Distilled:
     """The field that UpFusion Distill makes in a prompt."""
 
     def run(**changes: Any) -> Any:
@@ -118,7 +118,7 @@ def distilled(loaded: Loaded, run_node: Run, quick: None) -> Callable[..., Any]:
 
 @pytest.mark.comfyui
 @pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
-def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Callable[..., Any], preset: str) -> None:
+def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Distilled, preset: str) -> None:
     field, again, other = (distilled(preset=preset, seed=seed) for seed in (3, 3, 2**64 - 1))
     assert torch.isfinite(weights(field)).all()
     assert torch.equal(weights(field), weights(again))
@@ -130,7 +130,7 @@ def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Callable[...
 
 
 @pytest.mark.comfyui
-def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Callable[..., Any], core: ModuleType) -> None:
+def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Distilled, core: ModuleType) -> None:
     """A patch on MODEL, as a LoRA makes, changes the object; so do views to fit first, and prompts."""
     plain = weights(distilled())
     patched = loaded.model.clone()
@@ -146,23 +146,18 @@ def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Callable[..., 
 
 
 @pytest.mark.comfyui
-def test_a_cancelled_run_goes_on_unless_told_otherwise(
-    loaded: Loaded, distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancelled_run(loaded: Loaded, distilled: Distilled, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of the fit, then one batch of two: cancelled in it, it is made again; by another LoRA all."""
     whole, steps, folder = weights(distilled(preset="fast")), [], pack("nodes.unfinished").folder()
     stop: list[int] = []
 
-    def hook(doing: str) -> Callable[..., None]:
-        def on_step(step: int, total: int, preview: object) -> None:
-            steps.append(step)
-            if step in stop:
-                stop.clear()
-                raise InterruptedError
+    def on_step(step: int, total: int, preview: object) -> None:
+        steps.append(step)
+        if step in stop:
+            stop.clear()
+            raise InterruptedError
 
-        return on_step
-
-    monkeypatch.setattr(pack("nodes.field"), "progress_hook", hook)
+    monkeypatch.setattr(pack("nodes.field"), "progress_hook", lambda doing: on_step)
     assert list(folder.iterdir()) == []  # what is done is removed
     patched = loaded.model.clone()
     with torch.inference_mode():
@@ -179,25 +174,6 @@ def test_a_cancelled_run_goes_on_unless_told_otherwise(
         assert len(list(folder.iterdir())) == bool(changes)
         for left in folder.iterdir():
             left.unlink()
-
-
-@pytest.mark.comfyui
-def test_cancel_and_once_more(distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    from comfy import model_management
-
-    steps: list[str] = []
-
-    def line(text: str) -> None:
-        steps.append(text)
-        model_management.interrupt_current_processing(len(steps) == 1)
-
-    monkeypatch.setattr(pack("nodes.host"), "send_line", line)
-    with pytest.raises(model_management.InterruptProcessingException):
-        distilled()
-    assert steps == ["distilling: predictions, step 1/10"]
-    assert torch.isfinite(weights(distilled())).all()
-    assert steps[1].startswith("distilling: predictions, step 2/10")  # step 1 is not made again
-    assert steps[-1] == "distilling: round 1 of 1, fitting, step 10/10"
 
 
 def test_what_the_presets_mean(pack: Pack) -> None:

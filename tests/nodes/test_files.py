@@ -19,7 +19,6 @@ SAVE, LOAD, SAVE_MESH = "UpFusionSaveField", "UpFusionLoadField", "UpFusionSaveM
 def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, node_classes: dict[str, type]) -> None:
     names = [run_node(SAVE, field=ball, filename_prefix="shapes/ball")[0] for _ in range(2)]
     assert names == [f"shapes/ball_0000{number}_.safetensors [output]" for number in (1, 2)]
-    assert (folders / "output" / "shapes" / "ball_00002_.safetensors").is_file()
     (loaded,) = run_node(LOAD, field=names[1])
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in ball.state_dict().items())
     assert loaded.config == ball.config
@@ -27,8 +26,7 @@ def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, n
     node = node_classes[LOAD]
     assert node.define_schema().inputs[0].options == ["mine.safetensors", *names]
     assert node.validate_inputs(field=names[0]) is True
-    words = "field must name a .safetensors file in the input or output folder, got 'gone.safetensors'; choose another"
-    assert node.validate_inputs(field="gone.safetensors") == words
+    assert "in the input or output folder, got 'gone" in node.validate_inputs(field="gone.safetensors")
     before = node.fingerprint_inputs(field="mine.safetensors")
     assert node.fingerprint_inputs(field="mine.safetensors") == before
     (folders / "input" / "mine.safetensors").touch()
@@ -46,7 +44,7 @@ def test_meshes_are_numbered_in_folders_of_any_name(run_node: Run, folders: Path
     assert loaded.visual.vertex_colors[:, :3].tolist() == [[0, 0, 0], [255, 0, 0], [0, 128, 0], [0, 0, 255]]
 
 
-def test_glb_with_graph_and_uvs(node_classes: dict[str, type], folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glb_with_graph(node_classes: dict[str, type], folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ComfyUI's Save 3D Model writes them: texts of JSON in asset.extras, unless it was told to write none."""
     from comfy.cli_args import args
     from comfy_api.latest import io
@@ -56,15 +54,12 @@ def test_glb_with_graph_and_uvs(node_classes: dict[str, type], folders: Path, mo
     prompt, graph = {"3": {"class_type": "UpFusionSaveMesh"}}, {"nodes": [], "version": 0.4}
     hidden = SimpleNamespace(prompt=prompt, extra_pnginfo={"workflow": graph})
     monkeypatch.setattr(node, "hidden", hidden, raising=False)
-    mesh = a_mesh(uvs=torch.tensor([[[0.0, 0], [1, 0], [0, 1], [1, 1]]]))
-    for disabled, expected in ((False, {"prompt": prompt, "workflow": graph}), (True, None)):
+    for disabled, expected in ((False, {"prompt": prompt, "workflow": graph}), (True, {})):
         monkeypatch.setattr(args, "disable_metadata", disabled)
-        (name,) = (entry["filename"] for entry in node.execute(mesh=mesh, format="glb", filename_prefix="m").ui["3d"])
-        content = (folders / "output" / name).read_bytes()
+        (entry,) = node.execute(mesh=a_mesh(), format="glb", filename_prefix="m").ui["3d"]
+        content = (folders / "output" / entry["filename"]).read_bytes()
         tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
-        extras = tree["asset"].get("extras")
-        assert (extras and {key: json.loads(text) for key, text in extras.items()}) == expected
-        assert {"COLOR_0", "TEXCOORD_0"} <= tree["meshes"][0]["primitives"][0]["attributes"].keys()
+        assert {key: json.loads(text) for key, text in tree["asset"].get("extras", {}).items()} == expected
 
 
 def test_the_viewer_is_told_of_every_mesh_of_a_batch(node_classes: dict[str, type], folders: Path) -> None:
@@ -112,17 +107,19 @@ def test_weights_and_precision_are_of_the_lists(run_node: Run) -> None:
         refused(message, run_node, "UpFusionLoadModel", **({"weights": "mini"} | inputs))
 
 
-def test_a_shared_workflow_s_absent_weights(
-    node_classes: dict[str, type], pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ComfyUI's own check would say "value not in list"; the folder is there from the start, unless it cannot be."""
-    import folder_paths
-
+def test_absent_weights_of_a_shared_workflow(node_classes: dict[str, type]) -> None:
+    """ComfyUI's own check would say "value not in list"."""
     node = node_classes["UpFusionLoadModel"]
     told = node.validate_inputs(weights="theirs.safetensors")
     assert re.search(r"theirs\.safetensors is not in models/upfusion \(.*6\.1 GB.*https://github\.com/upfusion3d", told)
     assert node.validate_inputs(weights="mini") is True
     assert node.validate_inputs(weights=None) is True  # it comes by a link
+
+
+def test_the_folder_of_weights(pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there from the start, unless it cannot be."""
+    import folder_paths
+
     (tmp_path / "file").touch()
     for place, made in ((tmp_path / "new", True), (tmp_path / "file", False)):
         monkeypatch.setattr(folder_paths, "models_dir", str(place))

@@ -62,7 +62,6 @@ def test_nodes_refuse_these_too(run_node: Run, loaded: Loaded, pack: Pack, monke
     inputs = loaded.inputs() | {"cameras": loaded.cameras}
     for change, message in (
         ({"model": loaded.vae}, "model must be a MODEL of ComfyUI; .* got VAE"),
-        ({"vae": loaded.model}, "vae must be a VAE of ComfyUI"),
         ({"upfusion_model": loaded.model}, "upfusion_model must be HostedModel"),
         ({"negative": [[torch.zeros(1, 77, 768), {}]]}, r"negative must hold embeddings \(B, L, 48\)"),
     ):

@@ -1,19 +1,23 @@
-"""Photos from sockets: pairing with masks, framing on white, and those that come with the pack."""
+"""Photos from sockets and files: pairing with masks, framing on white, the sharp ones of many, and the pack's own."""
 
 import re
-from types import ModuleType
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 from small_models import Pack, Run, refused
 from torch import Tensor
 
 from upfusion_core import prepare_views
 
 pytestmark = pytest.mark.usefixtures("lines", "shown")
-PREPARE, EXAMPLE = "UpFusionPrepareViews", "UpFusionExampleViews"
+PREPARE, EXAMPLE, LOAD = "UpFusionPrepareViews", "UpFusionExampleViews", "UpFusionLoadPhotos"
 SMALL, WIDE = (64, 64, (16, 48, 16, 48)), (60, 80, (20, 40, 30, 50))
 
 
@@ -64,9 +68,7 @@ def test_invert_mask_guesses_nothing(run_node: Run) -> None:
     refused("mask of photo 1 must hold two values, .* got 0, 0.5, 1", prepared, run_node, [image], [three])
 
 
-def test_a_photo_that_is_not_on_white_goes_on_and_is_marked(
-    run_node: Run, shown: list[Tensor], lines: list[str]
-) -> None:
+def test_photos_that_are_not_on_white_are_marked(run_node: Run, shown: list[Tensor], lines: list[str]) -> None:
     (image, mask), (clear, _) = square(*SMALL), square(*SMALL, alpha=True)
     white = torch.where(mask[..., None] > 0, image, torch.ones(1))
     images, masks = prepared(run_node, [image, white, clear], [])
@@ -114,9 +116,8 @@ def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lin
     assert torch.equal(images[0], images[2])
 
 
-def test_the_elevation_is_found_if_asked_for(
-    run_node: Run, core: ModuleType, pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_elevation(run_node: Run, core: ModuleType, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found if asked for."""
     model = Mock(spec=pack("nodes.sockets").HostedModel)
     model.stages().encode = lambda views, reference_elevation_degrees: reference_elevation_degrees
     told = {"upfusion_model": model, "images": torch.rand(3, 32, 32, 3)}
@@ -148,3 +149,57 @@ def test_an_example_has_photos_and_truth(run_node: Run) -> None:
         assert pictures.shape == (count, *images.shape[1:]) == (*silhouettes.shape, 3)
         assert (pictures[silhouettes == 0] > 0.98).all()  # white where the mask says background
         assert 0.02 < float(silhouettes.mean()) < 0.9
+
+
+def dots(column: int) -> Image.Image:
+    """64 x 48: black dots with a red bar at a column."""
+    values = np.full((48, 64, 3), 255, np.uint8)
+    values[::4, ::4] = 0
+    values[:, 8 * column : 8 * column + 8] = (200, 30, 30)
+    return Image.fromarray(values)
+
+
+def test_files_stand_upright_and_tell_their_lens(run_node: Run, folders: Path) -> None:
+    (folders / "input/mine").mkdir()
+    turned = Image.Exif()
+    turned[274] = 6
+    turned.get_ifd(0x8769)[41989] = 26
+    dots(2).save(folders / "input/mine/a.jpg", exif=turned)
+    clear = dots(3)
+    clear.putalpha(128)
+    clear.save(folders / "input/b.png")
+    images, _, report, names = run_node(LOAD, photos="mine\n b.png \n")
+    assert [tuple(image.shape) for image in images] == [(1, 64, 48, 3), (1, 48, 64, 4)]
+    assert float(images[1][0, 0, 0, 3]) == pytest.approx(128 / 255)
+    assert report.splitlines() == ["2 of 2 taken", "mine/a.jpg: taken, lens of 67 degrees", "b.png: taken"]
+    assert names == "mine/a.jpg\nb.png"
+    refused("must name files or folders", run_node, LOAD, photos=" ")
+    refused("must stay inside", run_node, LOAD, photos="../other")
+
+
+def test_sharp_ones(run_node: Run, core: ModuleType, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That differ, of many pictures or of a film."""
+    frames = []
+    for number in range(8):
+        picture = dots(min(number, 5)).filter(ImageFilter.GaussianBlur(4 if number == 3 else 0))
+        picture.save(folders / f"input/{number}.png")
+        frames.append((number, torch.from_numpy(np.array(picture)).movedim(-1, 0)))
+    photos = "\n".join(f"{number}.png" for number in range(8))
+    images, sheet, report, names = run_node(LOAD, photos=photos, count=5)
+    assert {"0.png", "1.png", "2.png", "4.png"} < set(names.split("\n"))
+    lines = report.splitlines()
+    assert (lines[0], len(images), sum(": like " in line for line in lines)) == ("5 of 8 taken", 5, 2)
+    assert lines[4].startswith("3.png: blurred")
+    colors = set(map(tuple, (255 * sheet[0]).round().int().reshape(-1, 3).tolist()))
+    assert {(40, 160, 70), (210, 60, 50), (150, 150, 150)} <= colors  # frames round what is taken, blurred, alike
+
+    def decoded(film: str, wanted: Any, _: object) -> list[tuple[int, Tensor]]:
+        return [frame for frame in frames if wanted is None or frame[0] in wanted]
+
+    for module in (core, sys.modules[core.choose_pictures.__module__]):
+        monkeypatch.setattr(module, "film_frames", decoded)
+    video = SimpleNamespace(get_stream_source=lambda: "film.mp4")
+    images, _, report, names = run_node(LOAD, photos="", count=3, video=video)
+    taken = [frame / 255 for number, frame in frames if f"frame {number}: taken" in report]
+    assert (len(taken), names) == (3, "")
+    torch.testing.assert_close(torch.cat(images).movedim(-1, 1), torch.stack(taken))
