@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,15 +30,12 @@ def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) ->
 def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Pack) -> None:
     mixing = torch.tensor([[1.0, 0, 2, 1], [0, 3, 1, 0], [2, 1, 0, 1]])
 
-    class Linear:
-        def spacial_compression_encode(self) -> int:
-            return 4
+    def encode(pictures: Tensor) -> Tensor:
+        cells = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 4)
+        return (torch.einsum("nchw,cl->nlhw", cells, mixing) - 1) / 0.5
 
-        def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-            cells = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 4)
-            return (torch.einsum("nchw,cl->nlhw", cells, mixing) - 1) / 0.5
-
-    factors = pack("nodes.host").preview_factors(Linear(), 0.5)
+    linear = SimpleNamespace(spacial_compression_encode=lambda: 4, encode=encode)
+    factors = pack("nodes.host").preview_factors(linear, 0.5)
     colors = torch.tensor([[0.2, 0.4, 0.9], [1.0, 0.0, 0.5]])
     shown = torch.cat([colors @ mixing - 1, torch.ones(2, 1)], dim=1) @ factors
     torch.testing.assert_close(shown, 2 * colors - 1, atol=1e-4, rtol=0)

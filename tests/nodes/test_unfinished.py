@@ -69,17 +69,11 @@ def test_what_leads_to_a_node_and_seconds_left(pack: Pack, core: Any) -> None:
     before = pack("nodes.unfinished").graph_before
     assert before(PROMPT, "3") == {"1": ["Load", {"name": "mini"}], "2": ["LoRA", {"model": ["1", 0], "strength": 0.5}]}
     assert before(None, None) == before(PROMPT, "gone") == {}
-    # Fitting takes 1 s a step, painting 10: what is not known yet is said to be more
+    # Fitting takes 1 s a step, drawing 10: what is not known yet is said to be more
     pace, told = pack("nodes.host").Pace(), []
-    work = (
-        (0, 1, "fit", 3, 4),
-        (1, 2, "fit", 2, 4),
-        (11, 3, "paint", 2, 3),
-        (21, 4, "paint", 2, 2),
-        (23, 8, "fit", 0, 0),
-    )
-    for now, number, kind, fits, paints in work:
-        told.append(pace.left(core.Step(number, "", kind, {"fit": fits, "paint": paints}), 8, float(now)))
-    assert told == ["", ", more than 2 s left", ", 32 s left", ", 22 s left", ""]
+    work = ((0, 1, "fit", 3, 4), (1, 2, "fit", 2, 4), (11, 3, "draw", 2, 3), (21, 4, "draw", 2, 2))
+    for now, number, kind, fits, draws in work:
+        told.append(pace.left(core.Step(number, "", kind, {"fit": fits, "draw": draws}), 8, float(now)))
+    assert told == ["", ", more than 2 s left", ", 32 s left", ", 22 s left"]
     plain = pack("nodes.host").Pace()
     assert [plain.left(step, 4, 2.0 * step) for step in (1, 2, 3, 4)] == ["", ", 4 s left", ", 2 s left", ""]
