@@ -143,7 +143,6 @@ def test_what_cannot_be_projected_is_refused() -> None:
     photo, away = torch.zeros(3, 16, 16), look_at(torch.tensor([[0.0, 0, 1]]), (0.0, 0, 5))
     gray = mesh(square())
     refused("each of 1 cameras, got 2", project_photos, gray, [photo, photo], front(), size=64)
-    refused("each of 0 cameras, got 0", project_photos, gray, [], front()[:0], size=64)
     refused("masks must be one for each of 1 cameras, got 0", project_photos, gray, [photo], front(), masks=[], size=64)
     refused("none of them does", project_photos, gray, [photo], away, size=64)
     refused("must be finite", project_photos, gray, [photo * torch.nan], front(), size=64)

@@ -70,17 +70,15 @@ def test_obj_texture_and_colour_of_its_material(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     trimesh.PointCloud(CORNERS).export(tmp_path / "points.ply")
     refused("must hold triangles", read_surface, tmp_path / "points.ply")
-    path = write_obj(tmp_path, None)
-    refused("must be a mesh, but cannot be read", read_surface, path, texture=tmp_path / "none.png")
+    refused("must be a mesh, but cannot be read", read_surface, write_obj(tmp_path, None), texture=tmp_path / "a.png")
 
 
 def test_centred_and_turned() -> None:
     vertices = torch.tensor([[9.0, 9, 9], [1.0, 0, 0], [3.0, 0, 0], [1.0, 0, 2]])  # the first is in no face
-    faces, none = torch.tensor([[1, 2, 3]]), torch.tensor([-1])
-    surface = Surface(vertices, faces, torch.zeros(4, 3), torch.zeros(4, 2), (), none)
-    centered = surface.centered(0.2)
-    half = 0.2 / 2**0.5
-    assert torch.allclose(centered.vertices[1:], half * torch.tensor([[-1.0, 0, -1], [1, 0, -1], [-1, 0, 1]]))
+    bare = torch.zeros(4, 3), torch.zeros(4, 2), (), torch.tensor([-1])
+    surface = Surface(vertices, torch.tensor([[1, 2, 3]]), *bare)
+    expected = 0.2 / 2**0.5 * torch.tensor([[-1.0, 0, -1], [1, 0, -1], [-1, 0, 1]])
+    assert torch.allclose(surface.centered(0.2).vertices[1:], expected)
     quarter = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     assert surface.turned(quarter).vertices[3].tolist() == [1, 2, 0]
     refused("extent", replace(surface, vertices=torch.ones(4, 3)).centered, 0.2)
