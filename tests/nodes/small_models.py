@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
+from refusals import raised
 from rule_weights import rule_tensor
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,6 +21,7 @@ from upfusion_core.models.checkpoint import network_weights as weights_of
 
 Pack = Callable[[str], ModuleType]
 Run = Callable[..., tuple[Any, ...]]
+refused = partial(raised, ValueError)  # the pack's own error classes are not those of an installed library
 WIDTH = 48
 GUIDANCE = 4.0
 COLOR = (0.8, 0.4, 0.2)
@@ -74,12 +76,6 @@ class Loaded:
     def inputs(self) -> dict[str, Any]:
         """What nodes that use the diffusion model need."""
         return {"upfusion_model": self.upfusion, "model": self.model, "vae": self.vae, "scene": self.scene}
-
-
-def refused(words: str, call: Callable[..., object], *args: Any, **inputs: Any) -> None:
-    """Asserts that a call raises ValueError with a message in which the pattern `words` is found."""
-    with pytest.raises(ValueError, match=words):
-        call(*args, **inputs)
 
 
 def relative(value: Tensor, expected: Tensor) -> float:

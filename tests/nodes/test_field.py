@@ -18,36 +18,32 @@ pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
 
 DISTILL, RENDER, EXTRACT = "UpFusionDistill", "UpFusionRenderField", "UpFusionExtractMesh"
 ORBIT = "UpFusionOrbitCameras"
+Distilled = Callable[..., Any]
 
 
 def weights(field: Any) -> Tensor:
     return torch.cat([value.flatten() for value in field.state_dict().values()])
 
 
-def test_renders_show_the_ball_over_each_background(run_node: Run, ball: nn.Module, lines: list[str]) -> None:
+def test_renders_show_the_ball_over_each_background(run_node: Run, ball: nn.Module) -> None:
     (cameras,) = run_node(ORBIT, count=2)
-    before = weights(ball)
     for background, value in (("white", 1.0), ("grey", 0.5), ("black", 0.0)):
         images, masks, depth = run_node(RENDER, field=ball, cameras=cameras, size=16, background=background)
         assert images.shape == depth.shape == (2, 16, 16, 3)
-        torch.testing.assert_close(images[0, 8, 8], torch.tensor(COLOR), atol=0.01, rtol=0)
         over = masks[..., None] * torch.tensor(COLOR) + (1 - masks[..., None]) * value
         torch.testing.assert_close(images, over, atol=1e-4, rtol=0)
-        assert torch.equal(depth[..., 0], depth[..., 1])
-        # light stops before the middle of the ball, which is half way between nearest and furthest
-        assert 0.5 < float(depth[0, 8, 8, 0]) < 0.5 + 0.3 / (2 * 0.3 * math.sqrt(3))
-    assert lines[-1] == "rendering: step 2/2"
-    assert torch.equal(weights(ball), before)
+    assert float(masks[0, 8, 8]) > 0.98
+    # light stops before the middle of the ball, which is half way between nearest and furthest
+    assert 0.5 < float(depth[0, 8, 8, 0]) < 0.5 + 0.3 / (2 * 0.3 * math.sqrt(3))
     assert not ball._forward_pre_hooks  # the cached field does not get what its working copy gets
 
 
-def test_cancel_comes_between_the_rays_of_one_view_however_a_field_is_asked(
-    run_node: Run, ball: nn.Module, pack: Pack, core: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancel_within_a_view(run_node: Run, ball: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes between the rays, however a field is asked."""
     cancel = Mock(side_effect=[None, None, *[InterruptedError] * 4])
     monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
     with pytest.raises(InterruptedError):
-        run_node(RENDER, field=ball, cameras=core.orbit_cameras(0.0), size=128)
+        run_node(RENDER, field=ball, cameras=run_node(ORBIT, count=1)[0], size=128)
     assert cancel.call_count == 3
     own = pack("nodes.field").working_copy(ball)
     for question in (own.density, own.color, own):
@@ -87,8 +83,7 @@ def test_faces_of_a_textured_mesh(run_node: Run, ball: nn.Module, pack: Pack, mo
     options = ({}, {"coloring": "texture"}, {"coloring": "texture", "faces": 600}, {"faces": 200})
     settings = {"field": ball, "resolution": 20, "threshold": 12.0, "texture_size": 64}
     colored, textured, more, few = (run_node(EXTRACT, **settings, **option)[0].faces.shape[1] for option in options)
-    assert textured <= 300 < more <= 600 < colored
-    assert 16 <= few <= 200
+    assert few <= 200 < textured <= 300 < more <= 600 < colored
 
 
 @pytest.fixture
@@ -111,7 +106,7 @@ def quick(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def distilled(loaded: Loaded, run_node: Run, quick: None) -> Callable[..., Any]:
+def distilled(loaded: Loaded, run_node: Run, quick: None) -> Distilled:
     """The field that UpFusion Distill makes in a prompt."""
 
     def run(**changes: Any) -> Any:
@@ -123,7 +118,7 @@ def distilled(loaded: Loaded, run_node: Run, quick: None) -> Callable[..., Any]:
 
 @pytest.mark.comfyui
 @pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
-def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Callable[..., Any], preset: str) -> None:
+def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Distilled, preset: str) -> None:
     field, again, other = (distilled(preset=preset, seed=seed) for seed in (3, 3, 2**64 - 1))
     assert torch.isfinite(weights(field)).all()
     assert torch.equal(weights(field), weights(again))
@@ -135,40 +130,34 @@ def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Callable[...
 
 
 @pytest.mark.comfyui
-def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Callable[..., Any], core: ModuleType) -> None:
+def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Distilled, core: ModuleType) -> None:
     """A patch on MODEL, as a LoRA makes, changes the object; so do views to fit first, and prompts."""
     plain = weights(distilled())
     patched = loaded.model.clone()
     name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
     with torch.inference_mode():
         patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
-    images = torch.zeros(2, 64, 64, 3)
     prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
-    views = {"images": images, "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
     for changes in ({"model": patched}, {"positive": prompt}):
         assert not torch.allclose(plain, weights(distilled(**changes)))
+    views = {"images": torch.zeros(2, 64, 64, 3), "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
     assert plain.shape != weights(distilled(**views)).shape  # their pixels are smaller than the model's
     assert torch.equal(plain, weights(distilled()))  # whatever ran in between
 
 
 @pytest.mark.comfyui
-def test_a_cancelled_run_goes_on_unless_told_otherwise(
-    loaded: Loaded, distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancelled_run(loaded: Loaded, distilled: Distilled, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of the fit, then one batch of two: cancelled in it, it is made again; by another LoRA all."""
     whole, steps, folder = weights(distilled(preset="fast")), [], pack("nodes.unfinished").folder()
     stop: list[int] = []
 
-    def hook(doing: str) -> Callable[..., None]:
-        def on_step(step: int, total: int, preview: object) -> None:
-            steps.append(step)
-            if step in stop:
-                stop.clear()
-                raise InterruptedError
+    def on_step(step: int, total: int, preview: object) -> None:
+        steps.append(step)
+        if step in stop:
+            stop.clear()
+            raise InterruptedError
 
-        return on_step
-
-    monkeypatch.setattr(pack("nodes.field"), "progress_hook", hook)
+    monkeypatch.setattr(pack("nodes.field"), "progress_hook", lambda doing: on_step)
     assert list(folder.iterdir()) == []  # what is done is removed
     patched = loaded.model.clone()
     with torch.inference_mode():
@@ -187,34 +176,12 @@ def test_a_cancelled_run_goes_on_unless_told_otherwise(
             left.unlink()
 
 
-@pytest.mark.comfyui
-def test_cancel_and_once_more(distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    from comfy import model_management
-
-    steps: list[str] = []
-
-    def line(text: str) -> None:
-        steps.append(text)
-        model_management.interrupt_current_processing(len(steps) == 1)
-
-    monkeypatch.setattr(pack("nodes.host"), "send_line", line)
-    with pytest.raises(model_management.InterruptProcessingException):
-        distilled()
-    assert steps == ["distilling: predictions, step 1/10"]
-    assert torch.isfinite(weights(distilled())).all()
-    assert steps[1].startswith("distilling: predictions, step 2/10")  # step 1 is not made again
-    assert steps[-1] == "distilling: round 1 of 1, fitting, step 10/10"
-
-
-PRESETS = [("fast", 0, 10), ("draft", 0, 10), ("draft", 4, 4), ("reference", 0, 3000), ("reference", 77, 77)]
-
-
-@pytest.mark.parametrize(("preset", "asked", "expected"), PRESETS)
-def test_what_the_presets_mean(pack: Pack, preset: str, asked: int, expected: int) -> None:
-    config = pack("nodes.field").distill_config(preset, asked, guidance=5.0)
-    assert (config.guidance, config.preset) == (5.0, preset)
-    assert getattr(config.schedule, "iterations", config.schedule.steps) == expected
-    assert preset != "reference" or config.schedule.steps == 30
+def test_what_the_presets_mean(pack: Pack) -> None:
+    for preset, asked, expected in (("fast", 0, 10), ("draft", 4, 4), ("reference", 0, 3000), ("reference", 77, 77)):
+        config = pack("nodes.field").distill_config(preset, asked, guidance=5.0)
+        assert (config.guidance, config.preset) == (5.0, preset)
+        assert getattr(config.schedule, "iterations", config.schedule.steps) == expected
+        assert preset != "reference" or config.schedule.steps == 30
 
 
 def test_views_and_cameras_belong_together(pack: Pack, core: ModuleType) -> None:
@@ -223,5 +190,5 @@ def test_views_and_cameras_belong_together(pack: Pack, core: ModuleType) -> None
     assert given_views(torch.full((2, 8, 8, 3), 0.25), cameras).rgb.shape == (2, 3, 8, 8)
     refused("got cameras only; connect images too", given_views, None, cameras)
     refused("got images only; connect cameras too", given_views, torch.zeros(2, 8, 8, 3), None)
-    refused("one square picture for each of the 2 cameras, got 3", given_views, torch.zeros(3, 8, 8, 3), cameras)
-    refused("got 2 of 9 x 8", given_views, torch.zeros(2, 8, 9, 3), cameras)
+    for shape, found in (((3, 8, 8, 3), "3 of 8 x 8"), ((2, 8, 9, 3), "2 of 9 x 8")):
+        refused(f"each of the 2 cameras, got {found}", given_views, torch.zeros(shape), cameras)

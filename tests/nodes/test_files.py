@@ -1,6 +1,7 @@
 """Files: fields and meshes come back the same, and nothing is written or read outside of ComfyUI's folders."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,14 +16,9 @@ pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
 SAVE, LOAD, SAVE_MESH = "UpFusionSaveField", "UpFusionLoadField", "UpFusionSaveMesh"
 
 
-def written(folders: Path) -> list[Path]:
-    return [path for path in folders.rglob("*") if path.is_file()]
-
-
 def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, node_classes: dict[str, type]) -> None:
     names = [run_node(SAVE, field=ball, filename_prefix="shapes/ball")[0] for _ in range(2)]
     assert names == [f"shapes/ball_0000{number}_.safetensors [output]" for number in (1, 2)]
-    assert (folders / "output" / "shapes" / "ball_00002_.safetensors").is_file()
     (loaded,) = run_node(LOAD, field=names[1])
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in ball.state_dict().items())
     assert loaded.config == ball.config
@@ -30,30 +26,25 @@ def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, n
     node = node_classes[LOAD]
     assert node.define_schema().inputs[0].options == ["mine.safetensors", *names]
     assert node.validate_inputs(field=names[0]) is True
-    words = "field must name a .safetensors file in the input or output folder, got 'gone.safetensors'; choose another"
-    assert node.validate_inputs(field="gone.safetensors") == words
+    assert "in the input or output folder, got 'gone" in node.validate_inputs(field="gone.safetensors")
     before = node.fingerprint_inputs(field="mine.safetensors")
     assert node.fingerprint_inputs(field="mine.safetensors") == before
     (folders / "input" / "mine.safetensors").touch()
     assert node.fingerprint_inputs(field="mine.safetensors") != before  # a changed file is read again
-    (folders / "input" / "mine.safetensors").write_bytes(bytes(100))  # tests/core/field/test_storage.py has many
-    refused("must be a file of weights, but cannot be read", run_node, LOAD, field="mine.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["glb", "obj", "ply", "stl"])
-def test_meshes_are_written_in_each_format(run_node: Run, folders: Path, kind: str) -> None:
+def test_meshes_are_numbered_in_folders_of_any_name(run_node: Run, folders: Path) -> None:
     for _ in range(2):
-        (file,) = run_node(SAVE_MESH, mesh=a_mesh(), format=kind, filename_prefix="\u8336 3d/%year%/corner")
-        assert file.format == kind
-    (path,) = (folders / "output" / "\u8336 3d").glob(f"*/corner_00002_.{kind}")
-    loaded = trimesh.load(path, force="mesh", process=False)
+        (file,) = run_node(SAVE_MESH, mesh=a_mesh(), format="ply", filename_prefix="\u8336 3d/%year%/corner")
+    assert file.format == "ply"
+    (path,) = (folders / "output" / "\u8336 3d").glob("*/corner_00002_.ply")
+    loaded = trimesh.load(path, process=False)
     assert loaded.bounds.tolist() == [[0, 0, 0], [1, 1, 1]]
     assert loaded.volume == pytest.approx(1 / 6)
-    if kind in ("obj", "ply"):
-        assert loaded.visual.vertex_colors[:, :3].tolist() == [[0, 0, 0], [255, 0, 0], [0, 128, 0], [0, 0, 255]]
+    assert loaded.visual.vertex_colors[:, :3].tolist() == [[0, 0, 0], [255, 0, 0], [0, 128, 0], [0, 0, 255]]
 
 
-def test_glb_with_graph_and_uvs(node_classes: dict[str, type], folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glb_with_graph(node_classes: dict[str, type], folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ComfyUI's Save 3D Model writes them: texts of JSON in asset.extras, unless it was told to write none."""
     from comfy.cli_args import args
     from comfy_api.latest import io
@@ -63,25 +54,20 @@ def test_glb_with_graph_and_uvs(node_classes: dict[str, type], folders: Path, mo
     prompt, graph = {"3": {"class_type": "UpFusionSaveMesh"}}, {"nodes": [], "version": 0.4}
     hidden = SimpleNamespace(prompt=prompt, extra_pnginfo={"workflow": graph})
     monkeypatch.setattr(node, "hidden", hidden, raising=False)
-    mesh = a_mesh(uvs=torch.tensor([[[0.0, 0], [1, 0], [0, 1], [1, 1]]]))
-    for disabled, expected in ((False, {"prompt": prompt, "workflow": graph}), (True, None)):
+    for disabled, expected in ((False, {"prompt": prompt, "workflow": graph}), (True, {})):
         monkeypatch.setattr(args, "disable_metadata", disabled)
-        (name,) = (entry["filename"] for entry in node.execute(mesh=mesh, format="glb", filename_prefix="m").ui["3d"])
-        content = (folders / "output" / name).read_bytes()
+        (entry,) = node.execute(mesh=a_mesh(), format="glb", filename_prefix="m").ui["3d"]
+        content = (folders / "output" / entry["filename"]).read_bytes()
         tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
-        extras = tree["asset"].get("extras")
-        assert (extras and {key: json.loads(text) for key, text in extras.items()}) == expected
-        assert {"COLOR_0", "TEXCOORD_0"} <= tree["meshes"][0]["primitives"][0]["attributes"].keys()
+        assert {key: json.loads(text) for key, text in tree["asset"].get("extras", {}).items()} == expected
 
 
 def test_the_viewer_is_told_of_every_mesh_of_a_batch(node_classes: dict[str, type], folders: Path) -> None:
     """The second mesh is padded to the first one's size."""
     mesh = a_mesh()
-    small = mesh.faces.clone()
-    small[:, 1:] = 0
-    parts = {"vertices": mesh.vertices.repeat(2, 1, 1), "vertex_colors": mesh.vertex_colors.repeat(2, 1, 1)}
-    counts = {"vertex_counts": torch.tensor([4, 3]), "face_counts": torch.tensor([4, 1])}
-    batch = a_mesh(faces=torch.cat([mesh.faces, small]), **parts, **counts)
+    parts = {name: getattr(mesh, name).repeat(2, 1, 1) for name in ("vertices", "faces", "vertex_colors")}
+    parts["faces"][1, 1:] = 0
+    batch = a_mesh(**parts, vertex_counts=torch.tensor([4, 3]), face_counts=torch.tensor([4, 1]))
     output = node_classes[SAVE_MESH].execute(mesh=batch, format="ply", filename_prefix="pair")
     names = [(entry["filename"], entry["subfolder"], entry["type"]) for entry in output.ui["3d"]]
     assert names == [("pair_00001_.ply", "", "output"), ("pair_00002_.ply", "", "output")]
@@ -92,15 +78,14 @@ def test_the_viewer_is_told_of_every_mesh_of_a_batch(node_classes: dict[str, typ
 def test_nothing_is_written_elsewhere(run_node: Run, ball: nn.Module, folders: Path, prefix: str) -> None:
     for node_id, inputs in ((SAVE, {"field": ball}), (SAVE_MESH, {"mesh": a_mesh()})):
         refused("filename_prefix must", run_node, node_id, **inputs, filename_prefix=prefix)
-    assert written(folders) == []
+    assert not any(path.is_file() for path in folders.rglob("*"))
 
 
 def test_a_format_of_a_link_leads_nowhere_and_meshes_are_as_large_as_told(run_node: Run, folders: Path) -> None:
     for form in ("glb/../../../ESCAPED.glb", "exe", None):
         refused("format must be one of glb, obj, ply, stl, got", run_node, SAVE_MESH, mesh=a_mesh(), format=form)
-    assert written(folders) == []
     run_node(SAVE_MESH, mesh=a_mesh(), format="stl", filename_prefix="print", size_mm=80.0, up="z")
-    (path,) = written(folders)
+    (path,) = (path for path in folders.rglob("*") if path.is_file())
     assert trimesh.load(path).extents.max() == pytest.approx(80, abs=1e-3)
 
 
@@ -108,34 +93,26 @@ def test_a_format_of_a_link_leads_nowhere_and_meshes_are_as_large_as_told(run_no
 def test_nothing_is_read_elsewhere(run_node: Run, folders: Path, node_classes: dict[str, type], name: object) -> None:
     (folders / "secret.safetensors").write_bytes(b"secret")
     (folders / "input" / "notes.txt").write_text("no field")
-    for ask in (lambda: run_node(LOAD, field=name), lambda: node_classes[LOAD].fingerprint_inputs(field=name)):
-        refused("field must", ask)
+    refused("field must", run_node, LOAD, field=name)
     assert "field must" in node_classes[LOAD].validate_inputs(field=name)
     assert node_classes[LOAD].validate_inputs(field=None) is True  # it comes by a link
 
 
-def test_weights_and_precision_are_of_the_lists(run_node: Run) -> None:
-    for inputs, message in (
-        ({"weights": 5}, "weights must be str, got"),
-        ({"weights": "../lost"}, "weights must stay inside ComfyUI's folder"),
-        ({"weights": "lost.safetensors"}, r"lost\.safetensors is not in models/upfusion .*upfusion3d/upfusion"),
-        ({"precision": "nn"}, "precision must be one of auto, float32, float16, bfloat16, got"),
-    ):
-        refused(message, run_node, "UpFusionLoadModel", **({"weights": "mini"} | inputs))
-
-
-def test_a_shared_workflow_s_absent_weights(
-    node_classes: dict[str, type], pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ComfyUI's own check would say "value not in list"; the folder is there from the start, unless it cannot be."""
-    import folder_paths
-
+def test_absent_weights_of_a_shared_workflow(run_node: Run, node_classes: dict[str, type]) -> None:
+    """ComfyUI's own check would say "value not in list"."""
     node = node_classes["UpFusionLoadModel"]
     told = node.validate_inputs(weights="theirs.safetensors")
-    words = ("theirs.safetensors is not in models/upfusion (", "6.1 GB", "https://github.com/upfusion3d/upfusion")
-    assert all(word in told for word in words), told
+    assert re.search(r"theirs\.safetensors is not in models/upfusion \(.*6\.1 GB.*https://github\.com/upfusion3d", told)
     assert node.validate_inputs(weights="mini") is True
     assert node.validate_inputs(weights=None) is True  # it comes by a link
+    refused("weights must stay inside", run_node, "UpFusionLoadModel", weights="../lost")
+    refused("precision must be one of auto", run_node, "UpFusionLoadModel", weights="mini", precision="nn")
+
+
+def test_the_folder_of_weights(pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there from the start, unless it cannot be."""
+    import folder_paths
+
     (tmp_path / "file").touch()
     for place, made in ((tmp_path / "new", True), (tmp_path / "file", False)):
         monkeypatch.setattr(folder_paths, "models_dir", str(place))
@@ -169,7 +146,6 @@ def test_a_mesh_of_another_pack_gets_a_sentence(run_node: Run) -> None:
         ({"faces": torch.full((1, 2, 3), 0.7)}, "faces of a MESH must hold whole numbers, got torch.float32"),
         ({"vertex_colors": torch.zeros(1, 4, 1)}, r"3 or 4 channels for each of its meshes, got \(1, 4, 1\)"),
         ({"vertex_colors": torch.ones(1, 4, 3, dtype=torch.uint8)}, "floating-point numbers, got torch.uint8"),
-        ({"uvs": torch.zeros(1, 4, 1), "texture": torch.zeros(1, 4, 4, 3)}, "uvs of a MESH must hold values of 2"),
         ({"uvs": torch.zeros(1, 4, 2), "texture": torch.zeros(0, 4, 4, 3)}, r"texture .* got \(0, 4, 4, 3\)"),
         ({"vertex_counts": torch.tensor([torch.nan])}, r"one whole number a mesh, got \(1,\) torch.float32"),
         ({"vertex_counts": torch.tensor([9])}, "vertex_counts of a MESH must be between 0 and 4, got 9"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) ->
     pictures = loaded.vae.decode(torch.zeros(2, 4, 8, 8))
     assert pictures.shape == (2, 32, 32, 3)
     assert loaded.vae.encode(pictures).shape == (2, 4, 8, 8)
-    assert [patcher.model_size() > 0 for patcher in loaded.upfusion.get_models()] == [True] * 3
     latent_format = loaded.model.get_model_object("latent_format")
     assert (latent_format.scale_factor, latent_format.spacial_downscale_ratio) == (0.18215, 4)
     assert latent_format.latent_rgb_factors != SD15().latent_rgb_factors
@@ -31,15 +30,12 @@ def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) ->
 def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Pack) -> None:
     mixing = torch.tensor([[1.0, 0, 2, 1], [0, 3, 1, 0], [2, 1, 0, 1]])
 
-    class Linear:
-        def spacial_compression_encode(self) -> int:
-            return 4
+    def encode(pictures: Tensor) -> Tensor:
+        cells = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 4)
+        return (torch.einsum("nchw,cl->nlhw", cells, mixing) - 1) / 0.5
 
-        def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-            cells = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 4)
-            return (torch.einsum("nchw,cl->nlhw", cells, mixing) - 1) / 0.5
-
-    factors = pack("nodes.host").preview_factors(Linear(), 0.5)
+    linear = SimpleNamespace(spacial_compression_encode=lambda: 4, encode=encode)
+    factors = pack("nodes.host").preview_factors(linear, 0.5)
     colors = torch.tensor([[0.2, 0.4, 0.9], [1.0, 0.0, 0.5]])
     shown = torch.cat([colors @ mixing - 1, torch.ones(2, 1)], dim=1) @ factors
     torch.testing.assert_close(shown, 2 * colors - 1, atol=1e-4, rtol=0)
@@ -50,8 +46,7 @@ def test_text_is_a_clip(run_node: Run, pack: Pack, core: ModuleType, models_fold
     names = pack("nodes.files").model_names()
     assert names[0] == "mini"
     assert "sub/small" in names
-    assert not any("upsrt" in name for name in names)
-    upfusion, model, clip, vae = run_node("UpFusionLoadModel", weights="sub/small", precision="float32")
+    upfusion, model, clip, _ = run_node("UpFusionLoadModel", weights="sub/small", precision="float32")
     library = core.UpFusion.load(folder, device="cpu", dtype=torch.float32)
     prompt = "a high quality image with a white background"
     for text, expected in zip(upfusion.text, library.text_embeddings(), strict=True):
@@ -59,7 +54,6 @@ def test_text_is_a_clip(run_node: Run, pack: Pack, core: ModuleType, models_fold
     (encoded,) = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     torch.testing.assert_close(encoded[0][0], upfusion.text[0], atol=2e-5, rtol=0)
     assert model.model.model_config.unet_config["num_heads"] == 8
-    assert vae.spacial_compression_decode() == 4
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
@@ -68,25 +62,23 @@ def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(run_node: Run, loa
     kept = upfusion.controlnet.model.input_hint_block[0].weight.dtype, model.model.diffusion_model.dtype
     assert kept == (getattr(torch, precision),) * 2
     assert upfusion.dtype == torch.float32
-    tokens = upfusion.stages().encode(loaded.scene.views).tokens
-    assert 0 < relative(tokens, loaded.scene.tokens) < 0.02
+    assert 0 < relative(upfusion.stages().encode(loaded.scene.views).tokens, loaded.scene.tokens) < 0.02
 
 
 def test_scenes_and_photos_cameras_are_the_library_s(run_node: Run, loaded: Loaded, core: ModuleType) -> None:
     expected = loaded.library.encode(loaded.scene.views)
     torch.testing.assert_close(loaded.scene.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
     assert loaded.scene.model_id == expected.model_id
-    inputs = {"upfusion_model": loaded.upfusion, "scene": loaded.scene, "cameras": loaded.cameras}
-    (images,) = run_node("UpFusionPredictViews", size=16, **inputs)
+    inputs = {"upfusion_model": loaded.upfusion, "scene": loaded.scene}
+    (images,) = run_node("UpFusionPredictViews", size=16, cameras=loaded.cameras, **inputs)
     ghost = loaded.library.predict(expected, loaded.cameras, 16)
     torch.testing.assert_close(images.movedim(-1, 1), ghost, atol=1e-5, rtol=0)
-    cameras, report, picture = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
+    cameras, report, picture = run_node("UpFusionPhotoCameras", **inputs)
     assert (picture.shape[0], picture.shape[1] > 128 * len(cameras)) == (1, True)
-    expected = core.estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
-    torch.testing.assert_close(cameras.camera_to_world, expected.cameras.camera_to_world, atol=1e-2, rtol=0)
-    assert torch.equal(cameras.photos.accepted, expected.accepted)
-    assert report.startswith("photo 1: azimuth 0.0, elevation 22.5 degrees, the reference\n")
-    assert [line.split(":")[0] for line in report.splitlines()] == [f"photo {n + 1}" for n in range(len(expected))]
+    found = core.estimate_photo_cameras(loaded.library, expected)
+    torch.testing.assert_close(cameras.camera_to_world, found.cameras.camera_to_world, atol=1e-2, rtol=0)
+    assert torch.equal(cameras.photos.accepted, found.accepted)
+    assert len(report.splitlines()) == len(found)
 
 
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
@@ -133,18 +125,6 @@ def test_ksampler_walks_the_library_s_ddim(run_node: Run, pack: Pack, loaded: Lo
             assert relative(latents / (1 + sigmas[index + 1] ** 2).sqrt(), x) < 1e-3, f"step {index + 1}"
 
 
-def counted(model: Any) -> tuple[Any, list[int]]:
-    """A clone of the MODEL, and the batches of the calls that its UNet gets."""
-    clone, batches = model.clone(), []
-
-    def call(apply_model: Callable, arguments: dict[str, Any]) -> Tensor:
-        batches.append(len(arguments["input"]))
-        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
-
-    clone.set_model_unet_function_wrapper(call)
-    return clone, batches
-
-
 def added_residuals(value: float) -> Any:
     """A ControlNet as ComfyUI's own are that adds `value` to all of the UNet's skip connections and its middle."""
     from comfy.controlnet import ControlBase
@@ -177,11 +157,16 @@ def sampled(loaded: Loaded, four: tuple) -> Tensor:
     return k_sample(loaded.model, *four)
 
 
-def test_four_cameras_are_one_call_and_alone_the_same(
-    loaded: Loaded, four: tuple, sampled: Tensor, run_node: Run
-) -> None:
+def test_four_cameras_are_one_call(loaded: Loaded, four: tuple, sampled: Tensor, run_node: Run) -> None:
+    """And alone the same."""
+    model, batches = loaded.model.clone(), []
+
+    def call(apply_model: Callable, arguments: dict[str, Any]) -> Tensor:
+        batches.append(len(arguments["input"]))
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    model.set_model_unet_function_wrapper(call)
     assert four[2]["batch_index"] == [0, 1, 2, 3]
-    model, batches = counted(loaded.model)
     torch.testing.assert_close(k_sample(model, *four, steps=4), sampled)
     assert batches == [8, 8, 8, 8]  # both halves of guidance, four cameras each
     for index in range(4):
@@ -203,11 +188,10 @@ def test_strength_and_range_of_steps_are_honoured(run_node: Run, loaded: Loaded,
     plain = k_sample(loaded.model, *loaded.upfusion.prompts(), four[2])
     options = ({"strength": 0.0}, {"start": 1.0, "end": 1.0}, {"strength": 0.5}, {"end": 0.5})
     off, never, half, first = (k_sample(loaded.model, *conditioned(run_node, loaded, **option)) for option in options)
-    torch.testing.assert_close(off, plain, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(never, plain, atol=1e-6, rtol=1e-5)
+    for unchanged in (off, never):
+        torch.testing.assert_close(unchanged, plain, atol=1e-6, rtol=1e-5)
     assert relative(sampled, plain) > relative(half, plain) > 1e-3
-    assert relative(first, plain) > 1e-3
-    assert relative(first, sampled) > 1e-3
+    assert min(relative(first, plain), relative(first, sampled)) > 1e-3
 
 
 def test_a_stock_controlnet_adds_its_residuals(run_node: Run, loaded: Loaded, four: tuple, sampled: Tensor) -> None:
@@ -218,26 +202,10 @@ def test_a_stock_controlnet_adds_its_residuals(run_node: Run, loaded: Loaded, fo
     after = apply(*four[:2], added_residuals(0.3), picture, 1.0, 0.0, 1.0)
     before = apply(*loaded.upfusion.prompts(), added_residuals(0.3), picture, 1.0, 0.0, 1.0)
     chained = conditioned(run_node, loaded, positive=before[0], negative=before[1])
-    model, batches = counted(loaded.model)
-    one, other = k_sample(model, *after, four[2]), k_sample(loaded.model, *chained)
-    assert batches == [8] * 4
+    one, other = k_sample(loaded.model, *after, four[2]), k_sample(loaded.model, *chained)
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     assert relative(one, sampled) > 1e-3
-    control = after[0][0][1]["control"]
-    assert control.previous_controlnet is four[0][0][1]["control"]
-
-
-def test_a_lora_on_the_model_changes_views(run_node: Run, loaded: Loaded, sampled: Tensor) -> None:
-    import comfy.sd
-
-    name = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn2.to_v"
-    rows, columns = loaded.model.model.get_parameter(f"{name}.weight").shape
-    generator = torch.Generator().manual_seed(4)
-    up, down = torch.randn(rows, 4, generator=generator), torch.randn(4, columns, generator=generator)
-    lora = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
-    patched, _ = comfy.sd.load_lora_for_models(loaded.model, None, lora, 1.0, 0.0)
-    assert relative(k_sample(patched, *conditioned(run_node, loaded)), sampled) > 1e-3
-    torch.testing.assert_close(k_sample(loaded.model, *conditioned(run_node, loaded)), sampled)
+    assert after[0][0][1]["control"].previous_controlnet is four[0][0][1]["control"]
 
 
 def test_misuse_gets_a_sentence(run_node: Run, loaded: Loaded, four: tuple) -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from PIL import Image
-from small_models import Pack, Run, refused
+from small_models import COLOR, Pack, Run, refused
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("types", "shown", "lines")
@@ -24,8 +25,7 @@ def cameras(core: ModuleType) -> Any:
 @pytest.fixture(scope="module")
 def photos(ball: nn.Module, cameras: Any, core: ModuleType) -> tuple[Tensor, Tensor]:
     """IMAGE and MASK of a round field from three sides."""
-    with torch.no_grad():
-        seen = ball.render(cameras, SIZE, sampling=core.config.RaySampling(24, 8))  # its haze reaches the border
+    seen = ball.render(cameras, SIZE, sampling=core.config.RaySampling(24, 8))  # its haze reaches the border
     return seen.rgb.movedim(1, -1).contiguous(), (seen.opacity[:, 0] > 0.9).float()
 
 
@@ -43,14 +43,11 @@ def test_photos_whose_cameras_are_not_sure_are_left_out(pack: Pack, views: Any, 
     assert len(core.Cameras.concatenate([found[1], cameras])) == 4
 
 
-def test_cameras_of_a_file_become_those_of_the_squares(
-    run_node: Run, views: Any, photos: tuple[Tensor, Tensor], cameras: Any, folders: Path
-) -> None:
+def test_cameras_of_a_file_become_those_of_the_squares(run_node: Run, views: Any, cameras: Any, folders: Path) -> None:
     frames = []
     turned = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # +Y up -> +Z up
     for index, matrix in enumerate(cameras.camera_to_world):
-        pixels = (255 * photos[0][index]).round().byte().numpy()
-        Image.fromarray(pixels).save(folders / f"input/{index}.png")
+        Image.new("RGB", (SIZE, SIZE)).save(folders / f"input/{index}.png")
         frames.append({"file_path": f"images/{index}.jpg", "transform_matrix": (turned @ matrix).tolist()})
     lens = {"fl_x": 4.5 * SIZE / 2, "w": SIZE, "h": SIZE}
     (folders / "input/transforms.json").write_text(json.dumps({**lens, "frames": frames}))
@@ -61,9 +58,8 @@ def test_cameras_of_a_file_become_those_of_the_squares(
     assert float(found.focal[0, 0]) == pytest.approx(4.5 * SIZE / (right - left))
     assert posed.cameras.given
     assert posed.sources is views.sources
-    refused("photos must name a file for each of 3", run_node, "UpFusionLoadCameras", views=views, photos="0.png")
-    names = "0.png\n1.png\n../2.png"
-    refused("must stay inside", run_node, "UpFusionLoadCameras", views=views, photos=names)
+    for names, words in (("0.png", "must name a file for each of 3"), ("0.png\n1.png\n../2.png", "must stay inside")):
+        refused(words, run_node, "UpFusionLoadCameras", views=views, photos=names)
 
 
 def test_cameras_of_depth_anything(run_node: Run, cameras: Any, photos: tuple[Tensor, Tensor]) -> None:
@@ -73,77 +69,69 @@ def test_cameras_of_depth_anything(run_node: Run, cameras: Any, photos: tuple[Te
     moved[:, :3, 3] += torch.tensor([1.0, 2, 3])
     extrinsics = torch.linalg.inv(moved @ torch.diag(torch.tensor([1.0, -1, -1, 1])))[None, :, :3]
     intrinsics = torch.tensor([[4.5 * 63, 0, 63], [0, 4.5 * 63, 63], [0, 0, 1]]).expand(1, 3, 3, 3)
-    geometry = {"extrinsics": extrinsics, "intrinsics": intrinsics, "mode": "multiview"}
+    geometry = {"extrinsics": extrinsics, "intrinsics": intrinsics}
     (found,) = run_node("UpFusionCamerasFromGeometry", geometry=geometry, masks=photos[1], elevation=22.5)
     torch.testing.assert_close(found.camera_to_world, cameras.camera_to_world, atol=0.02, rtol=0)
     torch.testing.assert_close(found.focal, cameras.focal)
     refused("mode multiview", run_node, "UpFusionCamerasFromGeometry", geometry={"mode": "mono"})
 
 
-def test_photos_on_a_centred_mesh(
-    run_node: Run, ball: nn.Module, views: Any, cameras: Any, core: ModuleType, photos: tuple[Tensor, Tensor]
-) -> None:
+def test_photos_on_a_mesh(run_node: Run, ball: nn.Module, views: Any, cameras: Any, core: ModuleType) -> None:
     mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
     squares = core.KnownCameras.of_photos(cameras, [(SIZE, SIZE)] * 3).of_squares(views.sources).cameras
-    placed = {"mesh": mesh, "placement": placement}
-    painted, _ = run_node("UpFusionProjectPhotos", **placed, views=views, texture_size=64, cameras=squares)
+    placed = {"placement": placement, "views": views, "cameras": squares}
+    painted, _ = run_node("UpFusionProjectPhotos", mesh=mesh, texture_size=64, **placed)
     assert painted.texture.shape == (1, 64, 64, 3)
     low, high = painted.vertices[0].aminmax(dim=0)
     torch.testing.assert_close((high - low).max(), torch.tensor(1.0))  # where it was
-    middle = photos[0][0, SIZE // 2, SIZE // 2]
-    torch.testing.assert_close(painted.texture[0].reshape(-1, 3).median(0).values, middle, atol=0.05, rtol=0)
+    color = painted.texture[0].reshape(-1, 3).median(0).values
+    torch.testing.assert_close(color, torch.tensor(COLOR), atol=0.05, rtol=0)
     refused("the photos' cameras are needed", run_node, "UpFusionProjectPhotos", mesh=mesh, views=views)
 
 
 def test_a_mesh_of_another_program_is_laid_where_the_photos_show_it(
     run_node: Run, ball: nn.Module, views: Any, cameras: Any, core: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh, *_ = run_node("UpFusionExtractMesh", field=ball, resolution=16)
-    told: list[Any] = []
+    given = {"mesh": run_node("UpFusionExtractMesh", field=ball, resolution=16)[0], "views": views}
 
     def register(asset: Any, photos: Any, known: Any) -> Any:
-        told.append(known)
-        return SimpleNamespace(mesh=replace(asset, vertices=asset.vertices + 1), report=lambda: "turned")
+        laid = replace(asset, vertices=asset.vertices + 1)
+        return SimpleNamespace(mesh=laid, report=lambda: str(known and known.accepted.tolist()))
 
     monkeypatch.setattr(core, "register_mesh", register)
-    laid, report = run_node("UpFusionRegisterMesh", mesh=mesh, views=views)
-    torch.testing.assert_close(laid.vertices, mesh.vertices + 1)
-    assert report == "turned"
-    run_node("UpFusionRegisterMesh", mesh=mesh, views=views, cameras=cameras)
-    assert told[0] is None
-    assert told[1].accepted.tolist() == [True] * 3
-    refused("one for each of 3 photos", run_node, "UpFusionRegisterMesh", mesh=mesh, views=views, cameras=cameras[:2])
+    laid, report = run_node("UpFusionRegisterMesh", **given)
+    torch.testing.assert_close(laid.vertices, given["mesh"].vertices + 1)
+    assert report == "None"
+    assert run_node("UpFusionRegisterMesh", **given, cameras=cameras)[1] == "[True, True, True]"
+    refused("one for each of 3 photos", run_node, "UpFusionRegisterMesh", **given, cameras=cameras[:2])
 
 
 def test_a_field_of_views_and_a_data_set(
     run_node: Run, ball: nn.Module, photos: tuple[Tensor, Tensor], cameras: Any, folders: Path, core: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    images, masks = photos
-    fitted: list[Any] = []
-    monkeypatch.setattr(core, "fit_views", lambda views, **options: fitted.append((views, options)) or ball)
-    assert run_node("UpFusionFitViews", images=images, cameras=cameras, masks=masks, seed=3)[0] is ball
-    views, options = fitted[0]
+    given = {"images": photos[0], "cameras": cameras, "masks": photos[1]}
+    monkeypatch.setattr(core, "fit_views", Mock(return_value=ball))
+    assert run_node("UpFusionFitViews", **given, seed=3)[0] is ball
+    ((views,), options) = core.fit_views.call_args
     assert len(views.rgb) == 3
     assert options["generator"].initial_seed() == 3
 
     mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32, threshold=12.0)
-    extras = {"masks": masks, "mesh": mesh, "placement": placement}
-    (folder,) = run_node("UpFusionSaveDataset", images=images, cameras=cameras, format="colmap", **extras)
+    (folder,) = run_node("UpFusionSaveDataset", **given, format="colmap", mesh=mesh, placement=placement)
     names = ["view_001.png", "view_002.png", "view_003.png"]
     assert sorted(path.name for path in (Path(folder) / "images").iterdir()) == names
     rows = [line.split() for line in (Path(folder) / "sparse/0/points3D.txt").read_text().splitlines()]
     radius = torch.tensor([[float(value) for value in row[1:4]] for row in rows]).norm(dim=1)
     assert 0.05 < float(radius.mean()) < 0.3  # in the world, not one unit large
-    refused("one for each of 3 cameras", run_node, "UpFusionSaveDataset", images=images[:2], cameras=cameras)
+    refused("one for each of 3 cameras", run_node, "UpFusionSaveDataset", images=photos[0][:2], cameras=cameras)
 
 
 def test_the_viewer_sees_the_mesh_as_the_camera_sees_the_field(run_node: Run, ball: nn.Module, cameras: Any) -> None:
     mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
     (info,) = run_node("UpFusionCameraToLoad3D", cameras=cameras, index=1, placement=placement)
-    position = torch.tensor([info["position"][axis] for axis in "xyz"])
-    point = mesh.vertices[0, 0]
-    ahead = torch.linalg.inv(cameras.camera_to_world[1])
-    local = ahead[:3, :3] @ (placement.to_world(point[None])[0]) + ahead[:3, 3]
-    seen = ahead[:3, :3] @ (point - position)
+    position, point = torch.tensor([info["position"][axis] for axis in "xyz"]), mesh.vertices[0, 0]
+    to_camera = cameras.camera_to_world[1, :3, :3].T
+    local = to_camera @ (placement.to_world(point) - cameras.camera_to_world[1, :3, 3])
+    seen = to_camera @ (point - position)
     torch.testing.assert_close(seen / seen[2], local / local[2], atol=1e-4, rtol=0)

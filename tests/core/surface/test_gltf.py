@@ -25,7 +25,7 @@ Some = dict | None
 SQUARE = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], "f4")
 FACES = np.array([0, 1, 2, 0, 2, 3], "u2")
 UVS = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "f4")  # v = 0 is the top row
-ATTRIBUTES = {"POSITION": "@square", "TEXCOORD_0": "@uvs"}
+PRIMITIVE = {"attributes": {"POSITION": "@square", "TEXCOORD_0": "@uvs"}, "indices": "@faces"}
 ARRAYS = {"square": SQUARE, "faces": FACES, "uvs": UVS}
 
 
@@ -43,7 +43,7 @@ def read(
     changes: Some = None, **tree: object,
 ) -> Surface:  # fmt: skip
     """A square of one primitive, with what is given in place or on top of it, as it is read."""
-    shape = {"attributes": ATTRIBUTES | (attributes or {}), "indices": "@faces", **(primitive or {})}
+    shape = {**PRIMITIVE, "attributes": PRIMITIVE["attributes"] | (attributes or {}), **(primitive or {})}
     whole = {"meshes": [{"primitives": [shape]}]}
     if material is not None:
         shape["material"] = 0
@@ -61,13 +61,10 @@ def close(found: torch.Tensor, expected: list, atol: float = 1e-4) -> None:
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32), atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("inner", [True, False])
-def test_texture_transform_of_the_second_coordinates_by_hand(tmp_path: Path, inner: bool) -> None:
+def test_texture_transform_of_the_second_coordinates_by_hand(tmp_path: Path) -> None:
     """A quarter turn: (u, v) -> (2 u, 3 v) -> (3 v, -2 u) -> (3 v + 0.5, -2 u + 0.25), from the top; upwards 1 - v."""
-    moved = {"offset": [0.5, 0.25], "rotation": math.pi / 2, "scale": [2, 3]}
-    info = {"index": 0, "texCoord": 0 if inner else 1, "extensions": {"KHR_texture_transform": moved}}
-    if inner:
-        moved["texCoord"] = 1
+    moved = {"offset": [0.5, 0.25], "rotation": math.pi / 2, "scale": [2, 3], "texCoord": 1}
+    info = {"index": 0, "texCoord": 0, "extensions": {"KHR_texture_transform": moved}}
     second = np.array([[0.1, 0.2], [0, 0], [1, 0], [0.5, 1]], "f4")
     surface = read(tmp_path, {"second": second}, {"TEXCOORD_1": "@second"}, base(baseColorTexture=info))
     close(surface.uvs, [[1.1, 0.95], [0.5, 0.75], [0.5, 2.75], [3.5, 1.75]])
@@ -76,27 +73,22 @@ def test_texture_transform_of_the_second_coordinates_by_hand(tmp_path: Path, inn
 
 @pytest.mark.parametrize(("kind", "one"), [("u1", 255), ("u2", 65535), ("i1", 127), ("i2", 32767), ("f4", 1)])
 def test_whole_numbers_are_normalised_where_they_say_so(tmp_path: Path, kind: str, one: int) -> None:
-    normal = {"normalized": kind != "f4"}
-    uvs, colors = (UVS * one).astype(kind), np.tile(np.array([one, 0, one, 0], kind), (4, 1))
-    arrays = {"uvs": uvs, "colors": colors}
-    changes = {"uvs": normal, "colors": normal}
+    arrays = {"uvs": (UVS * one).astype(kind), "colors": np.array([[one, 0, one, 0]] * 4, kind)}
     if kind in ("i1", "i2"):  # KHR_mesh_quantization
-        arrays["square"], changes["square"] = (SQUARE * one).astype(kind), normal
-    factor = base(baseColorFactor=[0.5, 1, 1, 1])
+        arrays["square"] = (SQUARE * one).astype(kind)
+    factor, changes = base(baseColorFactor=[0.5, 1, 1, 1]), {name: {"normalized": kind != "f4"} for name in arrays}
     surface = read(tmp_path, arrays, {"COLOR_0": "@colors"}, factor, changes=changes)
     close(surface.vertices, SQUARE.tolist())
     close(surface.uvs, (UVS * (1, -1) + (0, 1)).tolist())
     close(surface.colors, [[0.7354, 0, 1]] * 4)  # sRGB of 0.5
-    plain = {"square": np.array(SQUARE * 3, "i2"), "uvs": UVS}  # quantised, not normalised, two bytes between
-    nodes = [{"mesh": 0, "scale": [0.5, 0.5, 0.5]}]
-    close(read(tmp_path, plain, nodes=nodes).vertices, (SQUARE * 1.5).tolist())
+    plain = {"square": np.array(SQUARE * 3, "i2")}  # quantised, not normalised, two bytes between
+    close(read(tmp_path, plain, nodes=[{"mesh": 0, "scale": [0.5] * 3}]).vertices, (SQUARE * 1.5).tolist())
 
 
 def test_strides_and_sparse_accessors(tmp_path: Path) -> None:
     mixed = np.concatenate([SQUARE, UVS], axis=1).tobytes()
     changes = {"square": {"bufferView": "#mixed"}, "uvs": {"bufferView": "#mixed", "byteOffset": 12}}
-    tree = {"meshes": [{"primitives": [{"attributes": ATTRIBUTES, "indices": "@faces"}]}]}
-    data = made_glb(tree, {"mixed": mixed, **ARRAYS}, **changes)
+    data = made_glb({"meshes": [{"primitives": [PRIMITIVE]}]}, {"mixed": mixed, **ARRAYS}, **changes)
     data = edited_glb(data, lambda tree: tree["bufferViews"][0].update(byteStride=20))
     (tmp_path / "a.glb").write_bytes(data)
     surface = read_surface(tmp_path / "a.glb")
@@ -105,10 +97,9 @@ def test_strides_and_sparse_accessors(tmp_path: Path) -> None:
     arrays = {"at": np.array([1, 3], "u1").tobytes(), "to": np.array([[5, 6, 7], [8, 9, 10]], "f4").tobytes()}
     indices = {"bufferView": "#at", "componentType": 5121}
     sparse = {"sparse": {"count": 2, "indices": indices, "values": {"bufferView": "#to"}}}
-    for base_values, view in ((SQUARE, {}), (0 * SQUARE, {"bufferView": None})):  # without a view, of zeros
-        expected = base_values.copy()
-        expected[[1, 3]] = [[5, 6, 7], [8, 9, 10]]
-        close(read(tmp_path, arrays, changes={"square": sparse | view}).vertices, expected.tolist())
+    for others, view in ((SQUARE, {}), (0 * SQUARE, {"bufferView": None})):  # without a view, of zeros
+        expected = [others[0], [5, 6, 7], others[2], [8, 9, 10]]
+        close(read(tmp_path, arrays, changes={"square": sparse | view}).vertices, np.array(expected).tolist())
 
 
 def test_trees_instances_strips_and_fans(tmp_path: Path) -> None:
@@ -126,8 +117,7 @@ def test_trees_instances_strips_and_fans(tmp_path: Path) -> None:
     surface = read(tmp_path, places, changes={"turn": {"normalized": True}}, nodes=nodes)
     close(surface.vertices, SQUARE.tolist() + [[5 - 2 * y, 2 * x, 2 * z] for x, y, z in SQUARE.tolist()])
     hidden = {"mesh": 0, "extensions": {"KHR_node_visibility": {"visible": False}}}
-    surface = read(tmp_path, nodes=[{"mesh": 0}, hidden], scenes=[{"nodes": [0, 1]}])
-    assert len(surface.faces) == 2
+    assert len(read(tmp_path, nodes=[{"mesh": 0}, hidden], scenes=[{"nodes": [0, 1]}]).faces) == 2
     corners = {"square": SQUARE[[0, 1, 3, 2]], "faces": np.arange(4, dtype="u1")}
     assert read(tmp_path, corners, primitive={"mode": 5}).faces.tolist() == [[0, 1, 2], [1, 3, 2]]
     fan = read(tmp_path, primitive={"mode": 6, "indices": "@fan"}, arrays={"fan": corners["faces"]})
@@ -151,18 +141,17 @@ def test_skins_and_morph_targets_at_rest(tmp_path: Path) -> None:
     options = {"nodes": nodes, "skins": skins, "scenes": [{"nodes": [0, 1, 2]}], "changes": changes}
     close(read(tmp_path, arrays, attributes, **options).vertices, (SQUARE * 1.5 + (2, 0, 0)).tolist())
     morph = {"targets": [{"POSITION": "@more"}, {"POSITION": "@more"}]}
-    meshes = [{"weights": [0.25, 0.5], "primitives": [{"attributes": ATTRIBUTES, "indices": "@faces", **morph}]}]
+    meshes = [{"weights": [0.25, 0.5], "primitives": [PRIMITIVE | morph]}]
     close(read(tmp_path, arrays, meshes=meshes).vertices, (SQUARE + 0.75).tolist())
     close(read(tmp_path, arrays, meshes=meshes, nodes=[{"mesh": 0, "weights": [0, 1]}]).vertices, (SQUARE + 1).tolist())
 
 
 OLDER = {"extensions": {"KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [0, 0.5, 1, 1]}}}
+BLACK = base(baseColorFactor=[0, 0, 0, 1])
 GLOW = {"emissiveFactor": [0, 0.25, 1], "extensions": {"KHR_materials_emissive_strength": {"emissiveStrength": 2}}}
 
 
-@pytest.mark.parametrize(
-    "material", [base(baseColorFactor=[0, 0.5, 1, 0.2]), OLDER, base(baseColorFactor=[0, 0, 0, 1]) | GLOW]
-)
+@pytest.mark.parametrize("material", [base(baseColorFactor=[0, 0.5, 1, 0.2]), OLDER, BLACK | GLOW])
 def test_colours_of_materials_without_textures(tmp_path: Path, material: dict) -> None:
     surface = read(tmp_path, material=material)
     close(surface.colors, [[0, 0.7354, 1]] * 4)
@@ -175,22 +164,17 @@ def seen(surface: Surface, size: int = 8) -> torch.Tensor:
     return torch.cat([view.rgb[0], view.opacity[0]])
 
 
-@pytest.mark.parametrize(
-    ("wrap", "expected"),
-    [(10497, "rrbbrrbb"), (33071, "rrrrrrbb"), (33648, "bbrrrrbb")],
-    ids=["repeat", "clamp", "mirror"],
-)
+@pytest.mark.parametrize(("wrap", "expected"), [(10497, "rrbbrrbb"), (33071, "rrrrrrbb"), (33648, "bbrrrrbb")])
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
 def test_textures_beyond_their_borders(tmp_path: Path, wrap: int, expected: str, form: str) -> None:
     """u from -1 to 1: a texture twice, of nearest texels."""
     source = {"source": 0} if form == "PNG" else {"extensions": {"EXT_texture_webp": {"source": 0}}}
-    sampler = {"wrapS": wrap, "magFilter": 9728}
     uvs = UVS * np.array([2, 1], "f4") - np.array([1, 0], "f4")
     arrays = {"uvs": uvs, "picture": stored([[[255, 0, 0], [0, 0, 255]]], form)}
-    tree = {"samplers": [sampler], "textures": [{"sampler": 0, **source}]}
+    tree = {"samplers": [{"wrapS": wrap, "magFilter": 9728}], "textures": [{"sampler": 0, **source}]}
     colors = seen(read(tmp_path, arrays, material=base(baseColorTexture={"index": 0}), **tree))[:3, 4].T
-    names = {(1, 0, 0): "r", (0, 0, 1): "b"}
-    assert "".join(names[tuple(round(value) for value in color)] for color in colors.tolist()) == expected
+    names = {"r": [1, 0, 0], "b": [0, 0, 1]}
+    assert colors.round().tolist() == [names[letter] for letter in expected]
 
 
 def test_colours_are_mixed_in_linear_light(tmp_path: Path) -> None:
@@ -208,8 +192,8 @@ def test_colours_are_mixed_in_linear_light(tmp_path: Path) -> None:
 def test_what_lets_light_through(tmp_path: Path) -> None:
     """A pane of alpha 0.5 before one of 0.25 before nothing, and a mask with holes; alpha counts where it is said."""
     red, blue = base(baseColorFactor=[1, 0, 0, 0.5]), base(baseColorFactor=[0, 0, 1, 0.25])
-    shapes = [{"attributes": ATTRIBUTES, "indices": "@faces", "material": number} for number in (0, 1)]
-    tree = {"meshes": [{"primitives": [shape]} for shape in shapes], "scenes": [{"nodes": [0, 1]}]}
+    meshes = [{"primitives": [PRIMITIVE | {"material": number}]} for number in (0, 1)]
+    tree = {"meshes": meshes, "scenes": [{"nodes": [0, 1]}]}
     tree["nodes"] = [{"mesh": 0}, {"mesh": 1, "translation": [0, 0, -0.1], "scale": [2, 2, 1]}]
     for modes, opacity, linear in (
         (("BLEND", "BLEND"), 0.625, [0.875, 0.375, 0.5]),  # 0.5 red, 0.125 blue, 0.375 white
@@ -230,8 +214,7 @@ def test_what_lets_light_through(tmp_path: Path) -> None:
 
 
 def test_several_files_and_data_within_the_json(tmp_path: Path) -> None:
-    shape = {"attributes": ATTRIBUTES, "indices": "@faces", "material": 0}
-    data = made_glb({"meshes": [{"primitives": [shape]}]}, ARRAYS)
+    data = made_glb({"meshes": [{"primitives": [PRIMITIVE | {"material": 0}]}]}, ARRAYS)
     length = int.from_bytes(data[12:16], "little")
     tree, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
     tree |= {"materials": [base(baseColorTexture={"index": 0})], "textures": [{"source": 0}]}
@@ -258,7 +241,6 @@ MESHOPT = {"extensions": {"EXT_meshopt_compression": {"buffer": 0}}}
     ("reason", "change"),
     [
         ("Draco compression .KHR_draco_mesh_compression.", {"extensionsRequired": ["KHR_draco_mesh_compression"]}),
-        ("meshopt compression .EXT_meshopt_compression.", {"extensionsRequired": ["EXT_meshopt_compression"]}),
         ("the extension ACME_holes, which is not read", {"extensionsRequired": ["KHR_materials_unlit", "ACME_holes"]}),
         ("glTF 1.0, not 2.0", {"asset": {"version": "1.0"}}),
         ("the extension KHR_techniques_webgl", {"materials": [{"extensions": {"KHR_techniques_webgl": {}}}]}),
@@ -299,6 +281,4 @@ def test_files_of_blender_look_as_blender_sees_them(name: str) -> None:
     sharp = replace(surface, samplers=tuple(replace(sampler, nearest=True) for sampler in surface.samplers))
     view = rasterise(sharp, camera, rgba.shape[-1], supersampling=1)
     wrong = torch.cat([view.rgb[0] - expected, view.opacity[0] - rgba[3:]]).abs().amax(0) > 0.01
-    covered = int((rgba[3] > 0).sum())
-    assert covered > 100
-    assert int(wrong.sum()) <= 0.03 * covered  # those on a border of texels, or of the shape
+    assert int(wrong.sum()) <= 0.03 * int((rgba[3] > 0).sum())  # those on a border of texels, or of the shape

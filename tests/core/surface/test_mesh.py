@@ -1,5 +1,4 @@
 import errno
-import io
 import json
 import struct
 from pathlib import Path
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from PIL import Image
 from refusals import denied, refused
 
 from upfusion_core.surface.mesh import UNLIT, MeshAsset
@@ -20,13 +18,6 @@ MESH = MeshAsset(
     faces=torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]),
     vertex_colors=torch.tensor([[0.5, 0.5, 0.5], [1, 0, 0], [0, 1, 0], [0, 0, 1]]),
 )
-
-
-def _parts(path: Path) -> tuple[dict, bytes]:
-    """The JSON and the numbers of a GLB."""
-    content = path.read_bytes()
-    end = 20 + struct.unpack("<I", content[12:16])[0]
-    return json.loads(content[20:end]), content[end + 8 :]
 
 
 @pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl", "GLB"])
@@ -41,25 +32,19 @@ def test_every_format_keeps_shape_and_winding_in_float32(tmp_path: Path, suffix:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-BAD = {
-    "vertices must be": {"vertices": torch.zeros(3, 2)},
-    "needs vertices and faces": {"faces": torch.zeros(0, 3, dtype=torch.int64)},
-    "number vertices 0 to 2, got 3": {"faces": torch.tensor([[0, 1, 3]])},
-    "vertex_colors .* one row a vertex": {"vertex_colors": torch.zeros(2, 3)},
-    r"in \[0, 1\]": {"vertex_colors": torch.full((3, 3), 128.0)},
-    "texture needs uvs": {"texture": torch.zeros(3, 4, 4)},
-    "uvs must be in": {"uvs": torch.full((3, 2), 2.0), "texture": torch.zeros(3, 4, 4)},
-    "texture must be": {"uvs": torch.zeros(3, 2), "texture": torch.zeros(4, 4, 3)},
-    "normals .* one row a vertex": {"normals": torch.zeros(2, 3)},
-    "normals must be finite": {"normals": torch.full((3, 3), float("inf"))},
-    "vertices in float32 must be finite": {"vertices": torch.full((3, 3), 1e300, dtype=torch.float64)},
-}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_bad_meshes_are_refused(message: str) -> None:
-    values = {"vertices": torch.eye(3), "faces": torch.tensor([[0, 1, 2]]), "vertex_colors": torch.full((3, 3), 0.5)}
-    refused(message, MeshAsset, **(values | BAD[message]))
+def test_bad_meshes_are_refused() -> None:
+    """Whatever else there may be is drawn at random in test_public_doors.py."""
+    good = {"vertices": torch.eye(3), "faces": torch.tensor([[0, 1, 2]]), "vertex_colors": torch.full((3, 3), 0.5)}
+    for message, values in {
+        "needs vertices and faces": {"faces": torch.zeros(0, 3, dtype=torch.int64)},
+        "number vertices 0 to 2, got 3": {"faces": torch.tensor([[0, 1, 3]])},
+        r"in \[0, 1\]": {"vertex_colors": torch.full((3, 3), 128.0)},
+        "texture needs uvs": {"texture": torch.zeros(3, 4, 4)},
+        "uvs must be in": {"uvs": torch.full((3, 2), 2.0), "texture": torch.zeros(3, 4, 4)},
+        "normals .* one row a vertex": {"normals": torch.zeros(2, 3)},
+        "vertices in float32 must be finite": {"vertices": torch.full((3, 3), 1e300, dtype=torch.float64)},
+    }.items():
+        refused(message, MeshAsset, **(good | values))
 
 
 def _textured(texture: torch.Tensor) -> MeshAsset:
@@ -68,67 +53,50 @@ def _textured(texture: torch.Tensor) -> MeshAsset:
     return MeshAsset(MESH.vertices, MESH.faces, MESH.vertex_colors, uvs, texture, normals)
 
 
-def _accessor(path: Path, number: int) -> np.ndarray:
-    """The values of an accessor of a GLB, by the letter of the format: (count, components)."""
-    tree, numbers = _parts(path)
-    accessor = tree["accessors"][number]
-    start = tree["bufferViews"][accessor["bufferView"]]["byteOffset"] + accessor.get("byteOffset", 0)
-    kind = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}[accessor["componentType"]]
-    columns = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[accessor["type"]]
-    return np.frombuffer(numbers, kind, accessor["count"] * columns, start).reshape(-1, columns)
+def _glb(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The JSON of a GLB, and the arrays of its one primitive by the letter of the format: (count, components)."""
+    content = path.read_bytes()
+    end = 20 + struct.unpack("<I", content[12:16])[0]
+    tree, arrays = json.loads(content[20:end]), {}
+    (primitive,) = tree["meshes"][0]["primitives"]
+    for name, number in {**primitive["attributes"], "indices": primitive["indices"]}.items():
+        accessor = tree["accessors"][number]
+        start = end + 8 + tree["bufferViews"][accessor["bufferView"]]["byteOffset"] + accessor.get("byteOffset", 0)
+        kind = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}[accessor["componentType"]]
+        columns = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[accessor["type"]]
+        arrays[name] = np.frombuffer(content, kind, accessor["count"] * columns, start).reshape(-1, columns)
+    return tree, arrays
 
 
 def test_glb_with_colours_by_the_letter(tmp_path: Path) -> None:
     path = tmp_path / "mesh.glb"
     MESH.save(path)
-    content, (tree, _) = path.read_bytes(), _parts(path)
+    content, (tree, arrays) = path.read_bytes(), _glb(path)
     assert struct.unpack("<4sII", content[:12]) == (b"glTF", 2, len(content))
     assert tree["asset"]["version"] == "2.0"
-    assert tree["extensionsUsed"] == [UNLIT]
+    assert tree["extensionsUsed"] == list(tree["materials"][0]["extensions"]) == [UNLIT]
     assert "extensionsRequired" not in tree  # viewers without it show it lit, which is better than nothing
-    moved = {"matrix", "rotation", "scale", "translation"}  # +Y up, +Z to the front, as it is; trimesh 4 adds a root
-    assert not any(node.keys() & moved for node in tree["nodes"])
-    (primitive,) = tree["meshes"][0]["primitives"]
-    assert primitive.get("mode", 4) == 4
-    assert UNLIT in tree["materials"][primitive["material"]]["extensions"]
-    assert primitive["attributes"].keys() == {"POSITION", "COLOR_0"}
-    np.testing.assert_array_equal(_accessor(path, primitive["attributes"]["POSITION"]), MESH.vertices.numpy())
-    np.testing.assert_array_equal(_accessor(path, primitive["indices"]).reshape(-1, 3), MESH.faces.numpy())
-    color = tree["accessors"][primitive["attributes"]["COLOR_0"]]
-    assert (color["componentType"], color["type"]) == (5126, "VEC3")
+    assert arrays.keys() == {"POSITION", "COLOR_0", "indices"}
+    np.testing.assert_array_equal(arrays["POSITION"], MESH.vertices.numpy())
+    np.testing.assert_array_equal(arrays["indices"].reshape(-1, 3), MESH.faces.numpy())
     linear = [[0.2140411] * 3, [1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    np.testing.assert_allclose(_accessor(path, primitive["attributes"]["COLOR_0"]), linear, atol=1e-6)
-    corners = MESH.vertices.double()[MESH.faces]
-    outward = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    assert ((outward * (corners.mean(1) - MESH.vertices.mean(0))).sum(1) > 0).all()  # counter-clockwise from outside
+    np.testing.assert_allclose(arrays["COLOR_0"], linear, atol=1e-6)
     dark = torch.linspace(0, 0.08, 12).reshape(4, 3)
     MeshAsset(MESH.vertices, MESH.faces, dark).save(path)
     torch.testing.assert_close(read_surface(path).colors, dark, atol=1e-4, rtol=0)
 
 
 def test_glb_with_a_texture_by_the_letter(tmp_path: Path) -> None:
-    path = tmp_path / "mesh.glb"
-    texture = torch.zeros(3, 4, 8)
-    texture[0, 0] = 0.5  # the top row
-    _textured(texture).save(path)
-    tree, numbers = _parts(path)
-    (primitive,) = tree["meshes"][0]["primitives"]
-    assert primitive["attributes"].keys() == {"POSITION", "NORMAL", "TEXCOORD_0"}  # a colour would be multiplied in
-    material = tree["materials"][primitive["material"]]
+    _textured(torch.zeros(3, 4, 8)).save(tmp_path / "mesh.glb")
+    tree, arrays = _glb(tmp_path / "mesh.glb")
+    assert arrays.keys() == {"POSITION", "NORMAL", "TEXCOORD_0", "indices"}  # a colour would be multiplied in
+    (material,) = tree["materials"]
     assert UNLIT in material["extensions"]
     shown = material["pbrMetallicRoughness"]
     assert shown.get("baseColorFactor", [1, 1, 1, 1]) == [1, 1, 1, 1]
-    image = tree["images"][tree["textures"][shown["baseColorTexture"]["index"]]["source"]]
-    assert image["mimeType"] == "image/png"
-    view = tree["bufferViews"][image["bufferView"]]
-    picture = Image.open(io.BytesIO(numbers[view["byteOffset"] :][: view["byteLength"]]))
-    assert picture.size == (8, 4)
-    assert picture.getpixel((3, 0)) == (128, 0, 0)  # sRGB, not linear
-    assert picture.getpixel((3, 3)) == (0, 0, 0)
-    uvs = _accessor(path, primitive["attributes"]["TEXCOORD_0"])
-    np.testing.assert_allclose(uvs, [[0, 1], [1, 1], [0, 0], [1, 0]], atol=1e-6)  # v = 0 is the top row in glTF
-    normals = _accessor(path, primitive["attributes"]["NORMAL"])
-    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
+    assert tree["images"][tree["textures"][shown["baseColorTexture"]["index"]]["source"]]["mimeType"] == "image/png"
+    # v = 0 is the top row in glTF
+    np.testing.assert_allclose(arrays["TEXCOORD_0"], [[0, 1], [1, 1], [0, 0], [1, 0]], atol=1e-6)
 
 
 def test_uvs_without_a_texture_stay_beside_the_colours(tmp_path: Path) -> None:
@@ -139,17 +107,15 @@ def test_uvs_without_a_texture_stay_beside_the_colours(tmp_path: Path) -> None:
     for name in names:
         mesh.save(tmp_path / name, extras={"prompt": '{"1": {}}'})
     assert sorted(path.name for path in tmp_path.iterdir()) == names  # no picture, no material
-    tree, _ = _parts(tmp_path / "mesh.glb")
+    tree, arrays = _glb(tmp_path / "mesh.glb")
     assert tree["asset"]["extras"] == {"prompt": '{"1": {}}'}
-    (primitive,) = tree["meshes"][0]["primitives"]
-    assert primitive["attributes"].keys() == {"POSITION", "COLOR_0", "TEXCOORD_0"}
-    flipped = [[0, 0.75], [1, 1], [2.5, 0], [0, 0]]
-    np.testing.assert_allclose(_accessor(tmp_path / "mesh.glb", primitive["attributes"]["TEXCOORD_0"]), flipped)
-    lines = [line.split() for line in (tmp_path / "mesh.obj").read_text().splitlines()]
-    corners = [[float(number) for number in row[1:]] for row in lines if row[0] == "v"]
+    assert arrays.keys() == {"POSITION", "COLOR_0", "TEXCOORD_0", "indices"}
+    np.testing.assert_allclose(arrays["TEXCOORD_0"], [[0, 0.75], [1, 1], [2.5, 0], [0, 0]])
+    lines = (tmp_path / "mesh.obj").read_text().splitlines()
+    corners, places = ([list(map(float, x.split()[1:])) for x in lines if x.startswith(kind)] for kind in ("v ", "vt "))
     assert corners[:2] == [[0, 0, 0, 0.5, 0.5, 0.5], [1, 0, 0, 1, 0, 0]]  # grey, red
-    assert [[float(number) for number in row[1:]] for row in lines if row[0] == "vt"] == uvs.tolist()
-    assert next(row[1:] for row in lines if row[0] == "f") == ["1/1", "3/3", "2/2"]
+    assert places == uvs.tolist()
+    assert next(line for line in lines if line.startswith("f ")) == "f 1/1 3/3 2/2"
 
 
 def test_readers_see_the_texture_the_right_way_up(tmp_path: Path) -> None:
@@ -161,11 +127,6 @@ def test_readers_see_the_texture_the_right_way_up(tmp_path: Path) -> None:
         torch.testing.assert_close(surface.uvs, mesh.uvs)
         torch.testing.assert_close(surface.textures[0], texture, atol=0.5 / 255 + 1e-4, rtol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"mesh.glb", "my mesh.obj", "my_mesh.mtl", "my_mesh.png"}
-    found = trimesh.load(tmp_path / "my mesh.obj", force="mesh", process=False)
-    np.testing.assert_allclose(found.visual.uv, mesh.uvs.numpy(), atol=1e-6)
-    text = (tmp_path / "my mesh.obj").read_text(encoding="utf-8")
-    assert "mtllib my_mesh.mtl" in text
-    assert sum(line.startswith("vn ") for line in text.splitlines()) == 4
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl", "obj"])

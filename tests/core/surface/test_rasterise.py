@@ -43,15 +43,12 @@ def test_sphere_has_the_silhouette_and_depth_of_the_closed_form() -> None:
     nearest = (rays.origins.square().sum(dim=-1) - along.square()).clamp_min(0).sqrt()
     for view, distance in enumerate([1.0, 1.3]):
         across = 4.5 * radius / math.sqrt(distance**2 - radius**2)  # the silhouette's radius in NDC
-        expected = math.pi * across**2 / 4
-        assert float(seen.opacity[view].mean()) == pytest.approx(expected, rel=3e-3)
-    inside, outside = nearest < 0.95 * radius, nearest > 1.03 * radius
-    assert (seen.opacity[:, 0][inside] == 1).all()
-    assert (seen.opacity[:, 0][outside] == 0).all()
+        assert float(seen.opacity[view].mean()) == pytest.approx(math.pi * across**2 / 4, rel=3e-3)
+    assert (seen.opacity[:, 0][nearest < 0.95 * radius] == 1).all()
+    assert (seen.opacity[:, 0][nearest > 1.03 * radius] == 0).all()
     depth = along - (radius**2 - nearest.square()).clamp_min(0).sqrt()
     # pixels near the rim average a curved depth; 0.9 of the radius keeps the error of that below a thousandth
-    well_inside = nearest < 0.9 * radius
-    assert (seen.depth[:, 0] - depth)[well_inside].abs().max() < 1e-3
+    assert (seen.depth[:, 0] - depth)[nearest < 0.9 * radius].abs().max() < 1e-3
     assert (seen.depth[seen.opacity == 0] == 0).all()
     assert torch.allclose(seen.rgb, 1 - seen.opacity.expand(-1, 3, -1, -1), atol=1e-6)
 
@@ -82,11 +79,9 @@ def test_texels_land_where_they_belong() -> None:
     seen = rasterise(quad(texture, SQUARE), facing(), 4, supersampling=1)
     # Pixel centres lie at u = 1/8, 3/8, …; texel centres at 1/4 and 3/4. So a pixel takes 1/4 of the other texel: at
     # the rim from its repeated neighbour, in the middle from the one beside it.
-    keep, other = 0.75, 0.25
-    first = torch.tensor([keep, keep, other, other])
-    assert torch.allclose(seen.rgb[0, 0], first[:, None] * first, atol=1e-6)
-    assert torch.allclose(seen.rgb[0, 1], first[:, None] * (1 - first), atol=1e-6)
-    assert torch.allclose(seen.rgb[0, 2], (1 - first)[:, None] * first, atol=1e-6)
+    first = torch.tensor([0.75, 0.75, 0.25, 0.25])
+    expected = [torch.outer(first, first), torch.outer(first, 1 - first), torch.outer(1 - first, first)]
+    assert torch.allclose(seen.rgb[0], torch.stack(expected), atol=1e-6)
 
 
 def test_textures_are_perspective_correct() -> None:
@@ -110,14 +105,13 @@ def test_textures_are_perspective_correct() -> None:
 
 def test_the_nearer_surface_hides_the_farther_and_vertex_colours_blend() -> None:
     far = [[x, y, -1.0] for x, y in ((-4.0, -4.0), (4.0, -4.0), (0.0, 8.0))]
-    near = [[-0.5, -0.5, 0.0], [0.5, -0.5, 0.0], [0.5, 0.5, 0.0], [-0.5, 0.5, 0.0]]
+    near = (torch.tensor(SQUARE) * 0.5).tolist()
     colors = [[0.0, 0, 1]] * 3 + [[0.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [0.0, 0, 0]]
     for faces in ([[0, 1, 2], [3, 4, 5], [3, 5, 6]], [[3, 5, 6], [3, 4, 5], [0, 1, 2]]):
         seen = rasterise(plain(far + near, faces, colors), facing(), 16, supersampling=2)
-        middle = seen.rgb[0, :, 4:12, 4:12]
-        assert (middle[2] == 0).all()
-        ramp = (torch.arange(8) + 0.5) / 8
-        assert torch.allclose(middle[0], ramp.expand(8, 8), atol=1e-6)
+        red, _, blue = seen.rgb[0, :, 4:12, 4:12]
+        assert (blue == 0).all()
+        assert torch.allclose(red, ((torch.arange(8) + 0.5) / 8).expand(8, 8), atol=1e-6)
         assert torch.allclose(seen.rgb[0, :, 0, 0], torch.tensor([0.0, 0, 1]))
         samples = torch.tensor([29.0, 31.0]).square() / 32**2  # of the corner pixel, squared NDC
         distances = 2 * (1 + samples[:, None] + samples).sqrt()
@@ -127,7 +121,7 @@ def test_the_nearer_surface_hides_the_farther_and_vertex_colours_blend() -> None
 def test_the_principal_point_and_what_is_not_seen() -> None:
     camera = facing()
     moved = Cameras(camera.camera_to_world, camera.focal, torch.tensor([[0.5, -0.25]]))  # left, down
-    small = [[-0.1, -0.1, 0], [0.1, -0.1, 0], [0.1, 0.1, 0], [-0.1, 0.1, 0]]
+    small = (torch.tensor(SQUARE) * 0.1).tolist()
     seen = rasterise(plain(small, [[0, 1, 2], [0, 2, 3]]), moved, 40)
     rows, columns = seen.opacity[0, 0].nonzero().unbind(1)
     assert float(columns.float().mean()) + 0.5 == pytest.approx(10)
