@@ -160,9 +160,9 @@ def test_procedural_batches_and_their_pools(monkeypatch: pytest.MonkeyPatch) -> 
     batches, drawn = pooled(4), []
     original = ProceduralObjects.objects
 
-    def objects(self: ProceduralObjects, indices: Sequence[int]) -> object:
+    def objects(self: ProceduralObjects, indices: Sequence[int], max_parts: int | None) -> object:
         drawn.append(list(indices))
-        return original(self, indices)
+        return original(self, indices, max_parts)
 
     monkeypatch.setattr(ProceduralObjects, "objects", objects)
     for step in range(5):  # 8 objects in batches of 4, each used once: two steps a pool
