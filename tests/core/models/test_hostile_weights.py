@@ -204,7 +204,7 @@ def test_gigantic_sizes(tiny: Path, tmp_path: Path, section: str, name: str, val
         (FACTS, "{", "must be JSON"),
         (FACTS, "[1]", "must be a JSON object"),
         (FACTS, '{"guidance": "9"}', "guidance among its facts must be a number"),
-        (FACTS, '{"guidance": 1e9}', "guidance among its facts must be a number"),
+        (FACTS, '{"guidance": 1e9}', "guidance among its facts must be between 0.0 and 1000.0"),
     ],
 )
 def test_metadata_edited_by_hand(tiny: Path, tmp_path: Path, key: str, text: str, words: str) -> None:
