@@ -112,9 +112,7 @@ class MultiViewDataset(Protocol):
     """Objects that can be read one at a time; the same index gives the same object every time.
 
     Items that are broken at sight (a missing folder, a truncated list, an absurd camera) are left out of `len`; those
-    that prove broken when their pixels are read make `read` raise. Both are in `skipped`.
-
-    skipped: (item, reason) of all that was left out so far, objects and single views, each once.
+    that prove broken when their pixels are read make `read` raise. Both are in `skipped`, with the reason, each once.
     """
 
     skipped: list[tuple[str, str]]
@@ -151,10 +149,7 @@ def checked_views(views: Sequence[int] | None, available: int, name: str) -> lis
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a reader: `read` reads a view, `join` takes the numbers of views and what `read` gave for them.
-
-    Both raise UpFusionErrors for what is broken.
-    """
+    """One object: `read` reads a view, `join` takes views' numbers and what `read` gave; both raise UpFusionErrors."""
 
     name: str
     views: int
