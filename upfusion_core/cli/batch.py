@@ -114,7 +114,8 @@ class JobList:
         between = next((mark for mark in ";\t" if mark.encode() in head), ",")  # programs write all three
         rows = csv.reader((line.decode() for line in lines), strict=True, delimiter=between)
         while True:
-            where = f"{self._source}, line {(line := rows.line_num + 1)}"
+            line = rows.line_num + 1
+            where = f"{self._source}, line {line}"
             with files.reading(where, "correct it, in UTF-8", what="CSV"):
                 if (found := next(rows, None)) is None:
                     return

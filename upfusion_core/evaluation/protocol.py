@@ -145,7 +145,8 @@ class ObjectResult:
 def neighbors(cameras: Cameras) -> list[tuple[int, int]]:
     """Pairs of each camera with the one nearest to it in angle, every pair once."""
     directions = normalize(cameras.centers, dim=-1)
-    nearest = enumerate((directions @ directions.T).fill_diagonal_(-torch.inf).argmax(dim=1).tolist())
+    closeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
+    nearest = enumerate(closeness.argmax(dim=1).tolist())
     return sorted({(min(pair), max(pair)) for pair in nearest})
 
 
