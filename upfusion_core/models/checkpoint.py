@@ -282,10 +282,9 @@ def _read_merged(path: Path) -> _Files:
 
 
 def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    facts = parse_json(metadata.get(FACTS_KEY, "{}"), f"{path}: {FACTS_KEY} in its metadata", CheckpointError)
-    if not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: {FACTS_KEY} in its metadata must be a JSON object; convert it again")
-    return facts
+    source = f"{path}: {FACTS_KEY} in its metadata"
+    facts = parse_json(metadata.get(FACTS_KEY, "{}"), source, CheckpointError)
+    return dict(from_value(dict[str, Any], facts, source, CheckpointError))
 
 
 def _read_folder(path: Path) -> _Files:
