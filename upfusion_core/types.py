@@ -78,7 +78,7 @@ class Cameras:
 
     def __getitem__(self, index: SupportsIndex | slice | Tensor) -> Cameras:
         """The chosen cameras; an integer gives one camera, still with its leading axis."""
-        index = _as_slice(index, len(self))
+        index = as_slice(index, len(self))
         return derived(Cameras, **{name: value[index] for name, value in vars(self).items()})
 
     def to(self, device: torch.device | str) -> Cameras:
@@ -110,7 +110,7 @@ def derived(kind: type[Value], **values: Any) -> Value:  # noqa: ANN401 - the cl
     return made
 
 
-def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Tensor:
+def as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Tensor:
     """A whole number becomes a slice of one; others stay."""
     if isinstance(index, slice) or (isinstance(index, Tensor) and index.ndim):
         return index
@@ -170,7 +170,8 @@ class PhotoCameras:
         for index, (azimuth, elevation) in enumerate(self.angles_degrees().tolist()):
             reason = f": {self.reasons[index]}" if self.reasons and self.reasons[index] else ""
             trust = f" (trust {float(self.score[index]):.2f}{reason})"
-            verdict = {"reference": "the reference", "given": "given"}.get(status := self.status(index), status + trust)
+            status = self.status(index)
+            verdict = {"reference": "the reference", "given": "given"}.get(status, status + trust)
             lines.append(f"photo {index + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees, {verdict}")
         return "\n".join(lines)
 
@@ -328,7 +329,7 @@ class ViewConditioning:
 
     def __getitem__(self, index: SupportsIndex | slice) -> ViewConditioning:
         """The conditions of some of the cameras; an integer gives one camera's, still with its leading axis."""
-        index, values = _as_slice(index, len(self)), dict(vars(self))
+        index, values = as_slice(index, len(self)), dict(vars(self))
         values["ray_maps"] = tuple(ray_map[index] for ray_map in self.ray_maps)
         own = [name for name in ("text", "unconditional_text") if values[name].ndim == 3]  # others serve all cameras
         values |= {name: values[name][index] for name in ("hint", "cameras", *own)}

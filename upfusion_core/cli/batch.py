@@ -114,7 +114,8 @@ class JobList:
         between = next((mark for mark in ";\t" if mark.encode() in head), ",")  # programs write all three
         rows = csv.reader((line.decode() for line in lines), strict=True, delimiter=between)
         while True:
-            where = f"{self._source}, line {(line := rows.line_num + 1)}"
+            line = rows.line_num + 1
+            where = f"{self._source}, line {line}"
             with files.reading(where, "correct it, in UTF-8", what="CSV"):
                 if (found := next(rows, None)) is None:
                     return
@@ -134,9 +135,8 @@ class JobList:
             where = f"{self._source}, line {line}"
             with files.reading(where, "correct it, in UTF-8", what="JSON"):
                 text = content.decode().strip()
-            if text and not isinstance(row := files.parse_json(text, where), dict):
-                raise InputError(f"{where} must be a JSON object, got {files.shown(row)}; correct it")
             if text:
+                row = from_value(dict[str, Any], files.parse_json(text, where), where)
                 yield line, {self._spelled(name): value for name, value in row.items()}
 
     def _option(self, where: str, column: str) -> Option:

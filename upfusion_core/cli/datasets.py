@@ -24,7 +24,7 @@ from ..models.perceptual import load_lpips
 from ..pipeline.sampling import make_scheduler
 from ..procedural import ProceduralObjects
 from ..support.errors import InputError, OutputError
-from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, write_json
+from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, reading, write_json
 from ..training.batches import BatchSource, DatasetBatches, ProceduralBatches
 from ..training.initial import initial_networks
 from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
@@ -87,7 +87,8 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         plan(run, command, {})
         if run.already_finished:
             return
-        dataset = (encode := encoding(command)).args[0]
+        encode = encoding(command)
+        dataset = encode.args[0]
         indices = range(object_count(str(command.data), len(dataset), command.objects))
         unfinished, state = run.folder / UNFINISHED_NAME, PackState(skipped=list(map(list, dataset.skipped)))
         if run.resumed and unfinished.is_file():
@@ -253,21 +254,19 @@ def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     names = {name: options_of(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
     names = {name: value or stored.get(name) for name, value in names.items()}
     procedural = asks_for_procedural(names["data"], None)
-    name, stage, known = command.config, command.stage, ", ".join(TRAIN_PRESETS)
+    name, stage, known = command.config, command.stage, f"give {' or '.join(TRAIN_PRESETS)}, or a JSON file"
     if name is None and stored:
         config = TrainConfig.from_dict(stored["config"], "run.json")
     elif name is None:
-        raise InputError(f"--config is needed, got none; give {' or '.join(TRAIN_PRESETS)}, or a JSON file")
+        raise InputError(f"--config is needed, got none; {known}")
     elif name in TRAIN_PRESETS:
         if stage not in STAGES:
             raise InputError(f"the stage must be one of {', '.join(STAGES)}, got {stage}; name it before the options")
         config = TrainConfig.preset(name, stage)
     else:
-        try:
+        with reading(f"--config {name}", known, what="a JSON file"):
             text = read_regular(Path(name), LARGEST_JSON).decode("utf-8-sig")
-            config = TrainConfig.from_dict(parse_json(text, name), name)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--config must be {known} or a JSON file, got {name} ({error})") from error
+        config = TrainConfig.from_dict(parse_json(text, name), name)
     if stage not in (None, config.stage):
         raise InputError(f"the stage must be that of the configuration, {config.stage}, got {stage}; correct one")
     changes = {name: getattr(command, name) for name in ("steps", "batch_size", "seed", "curriculum")}

@@ -62,7 +62,6 @@ def texture_size(surface: Surface, *formats: str) -> int | None:
 
 
 def extracted(field: RadianceField, surface: Surface, size: int | None) -> MeshAsset:
-    """The mesh, with a texture of `size`."""
     with progress("Extracting the mesh") as on_step:
         return field.extract_mesh(
             surface.resolution, surface.threshold, texture_size=size, faces=surface.faces, on_step=on_step

@@ -22,7 +22,6 @@ from ..pipeline.pose import estimate_photo_cameras, photo_sheet
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
-from ..support.errors import InputError
 from ..support.images import contact_sheet, labelled_sheet
 from ..surface.mesh import MeshAsset, mesh_files
 from ..surface.projection import project_photos
@@ -72,8 +71,6 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
 def distill_config(command: Reconstruct) -> DistillConfig:
     """The preset with what the command line changes in it."""
     weights = command.perceptual_weights
-    if weights is not None and not weights.is_file():
-        raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
     if weights is not None:
         load_lpips(weights)  # what is wrong with them is said before anything is made
     config = sampled_by(DistillConfig.named(command.preset), command.sampler)
@@ -215,7 +212,8 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
                 with run.stage("mesh_photos"):  # with the pixels of the larger photos, and a picture of both meshes
                     views = example.posed(256)
                     assert views.cameras is not None, "they were given"
-                    mesh = extracted(field, DEMO_TEXTURE, size := DEMO_TEXTURE.texture_size)
+                    size = DEMO_TEXTURE.texture_size
+                    mesh = extracted(field, DEMO_TEXTURE, size)
                     meshes, shown = (mesh, painted(mesh, given_photos(views, views.cameras), size)), []
                     for each in meshes:
                         assert each.uvs is not None, "it has a texture"

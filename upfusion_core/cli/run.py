@@ -69,7 +69,6 @@ class Record(BaseModel):
 
 
 def new_record(command: str, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]) -> Record:
-    """The record of what begins now."""
     versions = {"python": platform.python_version(), "system": platform.platform(), **package_versions()}
     asked: Any = {"settings": settings, "sources": sources, "inputs": inputs, "environment": versions}
     return Record(format=2, command=command, begun=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **asked)

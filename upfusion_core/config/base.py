@@ -23,7 +23,7 @@ from ..support.files import shown
 
 Kind = TypeVar("Kind")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a JSON object"}
 UNIONS = (types.UnionType, Union)
 _UNKNOWN_NAME = ("unexpected_keyword_argument", "extra_forbidden")
 _OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
@@ -131,8 +131,8 @@ def _expected(annotation: Any, problem: str = "") -> str:  # noqa: ANN401 - an a
             count = f" of {least.min_length} to {most.max_length}" if most else f" of {least.min_length} or more"
         return f"a list{count}, each {_expected(parts[0])}"
     if problem not in _OUT_OF_RANGE:
-        name = _WORDS.get(kind, getattr(kind, "__name__", "another value"))
-        return "a JSON object" if problem == "dataclass_type" else name
+        kind = dict if problem == "dataclass_type" else get_origin(kind) or kind
+        return _WORDS.get(kind, getattr(kind, "__name__", "another value"))
     low, high = limits.get(Ge) or limits.get(Gt), limits.get(Le)
     if isinstance(low, Ge) and high is not None:
         return f"between {low.ge} and {high.le}"

@@ -241,12 +241,10 @@ class TrainConfig:
     seed: Steps = 0
 
     def __post_init__(self) -> None:
-        if self.photos[0] > self.photos[1]:
-            rule = f"photos must be (least, most) within 1 to {MAX_PHOTOS}"
-            raise InputError(f"{rule}, got {self.photos}; correct the range")
-        if self.curriculum[0] > self.curriculum[1]:
-            rule = "curriculum must be the steps of the second and of all parts, ascending"
-            raise InputError(f"{rule}, got {self.curriculum}; correct it")
+        (least, most), (second, every) = self.photos, self.curriculum
+        _require(least <= most, f"photos must be (least, most) within 1 to {MAX_PHOTOS}, got {self.photos}")
+        rule = "curriculum must be the steps of the second and of all parts, ascending"
+        _require(second <= every, f"{rule}, got {self.curriculum}")
         if self.stage == "encoder" and not self.train_upsrt:
             raise InputError("the encoder stage trains UpSRT, got train_upsrt = false; set it to true")
         frozen = self.stage == "diffusion" and not self.train_upsrt

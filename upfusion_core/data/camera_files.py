@@ -2,14 +2,14 @@
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from ..config.base import configuration, from_value
+from ..config.base import from_value
 from ..geometry.cameras import quaternion_rotation
 from ..geometry.lenses import MODELS, Lens
 from ..support.errors import InputError
@@ -47,10 +47,7 @@ class FileCamera:
 
 @dataclass(frozen=True, eq=False)
 class CameraFile:
-    """All cameras of a file.
-
-    up: which way is up in its world, where the format says it. ours: whether a run wrote it, in its field's frame.
-    """
+    """A file's cameras. up: of its world, where the format says it. ours: a run wrote it, in its field's frame."""
 
     path: Path
     cameras: tuple[FileCamera, ...]
@@ -114,32 +111,19 @@ def written_cameras(cameras: PhotoCameras, sources: Sequence[SourcePhoto]) -> di
     return {"photos": photos}
 
 
-@configuration
-class Distortion:
-    """What makes a lens no pinhole, as in `Lens`."""
-
-    radial: tuple[float, ...] = ()
-    divided: tuple[float, ...] = ()
-    tangential: tuple[float, float] = (0.0, 0.0)
-    fisheye: bool = False
-
-
 def _own_camera(row: Any, label: str) -> FileCamera:  # noqa: ANN401 - any JSON
     if not isinstance(row, dict) or not isinstance(row.get("file"), str) or row.get("status") not in STATUSES:
         wanted = f"{label} must have a file and a status ({', '.join(STATUSES)})"
         raise InputError(f"{wanted}, got {shown(row, 60)}; correct it there")
-    pairs = []
-    for name in ("size", "focal", "principal"):
-        pair = row.get(name)
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise InputError(f"{label}, {name} must be two numbers, got {shown(pair, 40)}; correct it there")
-        pairs.append([json_number(value, f"{label}, {name}") for value in pair])
+    names = ("size", "focal", "principal")
+    pairs = [from_value(tuple[float, float], row.get(name), f"{label}, {name}") for name in names]
     (width, height), (fx, fy), (x, y) = pairs
     if min(width, height, fx, fy) <= 0:
         raise InputError(f"{label}, size and focal must be above 0, got {pairs[:2]}; correct it there")
-    lens = Lens((width, height), (fx * width / 2, fy * height / 2), ((1 - x) * width / 2, (1 - y) * height / 2))
-    if (distortion := row.get("distortion")) is not None:
-        lens = replace(lens, **vars(from_value(Distortion, distortion, f"{label}, distortion")))
+    distortion = from_value(dict[str, Any] | None, row.get("distortion"), f"{label}, distortion") or {}
+    pinhole = {"size": (width, height), "focal": (fx * width / 2, fy * height / 2)}
+    pinhole["center"] = ((1 - x) * width / 2, (1 - y) * height / 2)
+    lens: Lens = from_value(Lens, distortion | pinhole, f"{label}, distortion")
     matrix = _matrix(row.get("camera_to_world"), f"{label}, camera_to_world")
     return FileCamera(_slashed(row["file"]), matrix, lens, status=row["status"])
 
@@ -176,19 +160,16 @@ def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
         width, height = 2 * told["cx"], 2 * told.get("cy", told["cx"])
     elif not sized:
         width = height = 1.0
-    focal = dict.fromkeys(("fx", "fy"), 0.0)
+    focal = {"x": told.get("fl_x", 0.0), "y": told.get("fl_y", told.get("fl_x", 0.0))}
     for axis, side in (("x", width), ("y", height)):
-        length, angle = f"fl_{axis}", f"camera_angle_{axis}"
-        if length in told:
-            focal[f"f{axis}"] = told[length]
-        elif angle in told and (sized or axis == "x"):
-            if not 0 < told[angle] / 2 < 1.57:
-                wanted = f"{label}, {angle} must be an angle of view in radians below 3.14"
-                raise InputError(f"{wanted}, got {told[angle]:.4g}; correct it there")
-            focal[f"f{axis}"] = side / (2 * float(torch.tensor(told[angle] / 2, dtype=torch.float64).tan()))
-    if "fl_x" in told and "fl_y" not in told:
-        focal["fy"] = focal["fx"]
-    focal = {"fx": focal["fx"] or focal["fy"], "fy": focal["fy"] or focal["fx"]}
+        angle = told.get(f"camera_angle_{axis}")
+        if angle is None or focal[axis] or not (sized or axis == "x"):
+            continue
+        if not 0 < angle / 2 < 1.57:
+            wanted = f"{label}, camera_angle_{axis} must be an angle of view in radians below 3.14"
+            raise InputError(f"{wanted}, got {angle:.4g}; correct it there")
+        focal[axis] = side / (2 * float(torch.tensor(angle / 2, dtype=torch.float64).tan()))
+    focal = {"fx": focal["x"] or focal["y"], "fy": focal["y"] or focal["x"]}
     if not min(focal.values()) > 0:
         raise InputError(f"{label} must have a focal length (fl_x) or an angle of view (camera_angle_x), got none")
     model = "OPENCV_FISHEYE" if values.get("is_fisheye") else values.get("camera_model") or "OPENCV"
@@ -202,11 +183,8 @@ def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
 
 def _splat_camera(row: dict[str, Any], label: str) -> FileCamera:
     """An entry of cameras.json beside a Gaussian splat: columns of rotation are right, down, forward."""
-    rotation, position = row.get("rotation"), row.get("position")
-    if not isinstance(rotation, list) or not isinstance(position, list) or len(rotation) != len(position):
-        raise InputError(f"{label} must have rotation (3 x 3) and position (3), got {shown(row, 60)}; correct it there")
-    pairs = zip(rotation, position, strict=True)
-    joined = [[*line, place] if isinstance(line, list) else line for line, place in pairs]
+    with reading(label, "correct it there", what="a camera with rotation (3 x 3) and position (3)"):
+        joined = [[*line, place] for line, place in zip(row["rotation"], row["position"], strict=True)]
     names, name = ("width", "height", "fx", "fy"), row.get("img_name", row.get("id", ""))
     width, height, *focal = (json_number(row.get(key), f"{label}, {key}") for key in names)
     lens = Lens((width, height), (focal[0], focal[1]), (width / 2, height / 2))
@@ -282,7 +260,8 @@ def _colmap_binary(folder: Path) -> tuple[Lenses, Images]:
     with reading(folder, _NO_COLMAP), (folder / "images.bin").open("rb") as file:
         for _ in range(numbers(file, "Q")[0]):
             _, *pose, camera = numbers(file, "i7di")
-            images.append((pose, camera, b"".join(iter(lambda: numbers(file, "c")[0], b"\0")).decode("utf-8")))
+            name = b"".join(iter(lambda: numbers(file, "c")[0], b"\0"))
+            images.append((pose, camera, name.decode("utf-8")))
             file.seek(24 * numbers(file, "Q")[0], 1)
     return lenses, images
 

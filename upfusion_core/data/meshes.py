@@ -14,7 +14,7 @@ from ..support.files import existing_file, existing_folder, subfolders
 from ..surface.rasterise import rasterise
 from ..surface.reading import MESH_SUFFIXES, Surface, read_surface
 from ..types import Cameras
-from .views import UP, PosedViews, checked_views, normalise, note
+from .views import UP, MultiViewDataset, PosedViews, checked_views, normalise, note
 
 RADIUS = 0.2  # of the sphere about the object: at distance 1 and focal 4.5 it reaches 0.92 of the way to the border
 _Z_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) -> (x, z, -y), which has +Y up
@@ -35,9 +35,9 @@ class MeshSource:
         return (surface.turned(_Z_UP) if self.z_up else surface).centered(RADIUS)
 
 
-@dataclass(frozen=True, eq=False)
-class MeshViews:
-    """Objects given as meshes, a `MultiViewDataset` with depths; cameras stand all round, over the band, at distance 1.
+@dataclass(eq=False)
+class MeshViews(MultiViewDataset):
+    """Objects given as meshes, with depths; cameras stand all round, over the band, at distance 1.
 
     `read` renders the same cameras of an object every time, which follow from its name; `draw` new ones from the
     generator. size: pixels a side. views: how many an object has when it is read (not when it is drawn).
@@ -50,9 +50,6 @@ class MeshViews:
 
     def __len__(self) -> int:
         return len(self.sources)
-
-    def __getitem__(self, index: int) -> PosedViews:
-        return self.read(index)
 
     def view_count(self, index: int) -> int:
         return self.views

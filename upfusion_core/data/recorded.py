@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..config.base import from_value
 from ..geometry import cameras_from_matrices, focal_from_fov
+from ..geometry.lenses import Lens
 from ..support.checks import check_choice
 from ..support.decoding import check_picture, open_picture, rgba
 from ..support.errors import InputError, PhotoError, UpFusionError
@@ -94,11 +95,8 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
         padded = np.pad(np.rint(channel).astype(np.uint8), room, constant_values=outside)
         resized.append(np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)))
     view = torch.from_numpy(np.stack(resized)).float() / 255
-    camera, whole = frame.camera, torch.tensor([width, height], dtype=torch.float64)
-    part = torch.tensor([right - left, bottom - top], dtype=torch.float64)
-    principal = (1 - camera.principal.double()) * whole / 2 - torch.tensor([left, top], dtype=torch.float64)
-    cropped = Cameras(camera.camera_to_world, camera.focal.double() * whole / part, 1 - 2 * principal / part)
-    return view[:3], view[3:], cropped
+    ndc = torch.tensor([Lens.of_camera(frame.camera, (width, height)).cut(*box).ndc], dtype=torch.float32)
+    return view[:3], view[3:], Cameras(frame.camera.camera_to_world, *ndc.unbind(1))
 
 
 def _decoded(path: Path, mode: str) -> np.ndarray:
@@ -136,10 +134,6 @@ class RecordedViews(StoredViews):
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @abstractmethod
-    def view_count(self, index: int) -> int:
-        """See MultiViewDataset."""
 
     @abstractmethod
     def _frame(self, index: int, view: int) -> Frame:

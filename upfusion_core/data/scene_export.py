@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..geometry.lenses import Lens
-from ..support.errors import InputError
+from ..support.checks import check_choice
 from ..support.files import replacing
 from ..support.images import to_8bit, unit_range
 from ..types import Cameras
@@ -50,8 +50,7 @@ def export_scene(
         form: one of SCENE_FORMATS.
         points, colors: (P, 3) of the object's surface, for programs that start from sparse points; colours in [0, 1].
     """
-    if form not in SCENE_FORMATS:
-        raise InputError(f"the format must be one of {', '.join(SCENE_FORMATS)}, got {form}")
+    check_choice("the format", form, SCENE_FORMATS)
     files = []
     for picture in pictures:
         pixels = to_8bit(unit_range(picture.rgb).permute(1, 2, 0))

@@ -292,7 +292,7 @@ def _samples(
 
 
 class ShardedViews(StoredViews):
-    """Objects packed by `upfusion pack`, a `MultiViewDataset` that several threads may read; nothing in it is ever run.
+    """Objects packed by `upfusion pack`, which several threads may read; nothing in it is ever run.
 
     What is missing, cut short or damaged is left out and noted in `skipped`. root: a folder of shards, with or without
     the index that `upfusion pack` writes, or one .tar file, or an address of fsspec of either. size: side of the views
@@ -308,6 +308,9 @@ class ShardedViews(StoredViews):
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def view_count(self, index: int) -> int:
+        return self._stored(index).views
 
     def order(self, generator: torch.Generator) -> Tensor:
         """(len,) every object's number once: shards in random order, as slow disks want it, some neighbours mixed."""

@@ -1,7 +1,7 @@
 """What every reader gives: posed views of one object in our world, one at a time, broken ones left out and counted."""
 
 import io
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -112,16 +112,15 @@ class MultiViewDataset(Protocol):
     """Objects that can be read one at a time; the same index gives the same object every time.
 
     Items that are broken at sight (a missing folder, a truncated list, an absurd camera) are left out of `len`; those
-    that prove broken when their pixels are read make `read` raise. Both are in `skipped`.
+    that prove broken when their pixels are read make `read` raise. Both are in `skipped`, with the reason, each once.
     """
 
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(item, reason) of all that was left out so far, objects and single views, each once."""
+    skipped: list[tuple[str, str]]
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> PosedViews: ...
+    def __getitem__(self, index: int) -> PosedViews:
+        return self.read(index)
 
     def view_count(self, index: int) -> int:
         """How many views object `index` has, broken ones included that only reading finds."""
@@ -150,10 +149,7 @@ def checked_views(views: Sequence[int] | None, available: int, name: str) -> lis
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a reader: `read` reads a view, `join` takes the numbers of views and what `read` gave for them.
-
-    Both raise UpFusionErrors for what is broken.
-    """
+    """One object: `read` reads a view, `join` takes views' numbers and what `read` gave; both raise UpFusionErrors."""
 
     name: str
     views: int
@@ -161,24 +157,15 @@ class StoredObject:
     join: Callable[[list[int], list[Any]], PosedViews]
 
 
-class StoredViews(ABC):
-    """Objects whose views are stored one by one, a `MultiViewDataset`: choosing views, and passing over broken ones."""
+class StoredViews(MultiViewDataset):
+    """Objects whose views are stored one by one: choosing views, and passing over broken ones."""
 
     def __init__(self) -> None:
-        self.skipped: list[tuple[str, str]] = []
-
-    @abstractmethod
-    def __len__(self) -> int: ...
+        self.skipped = []
 
     @abstractmethod
     def _stored(self, index: int) -> StoredObject:
         """Object `index`; raises IndexError where there is none, an UpFusionError where it is broken."""
-
-    def __getitem__(self, index: int) -> PosedViews:
-        return self.read(index)
-
-    def view_count(self, index: int) -> int:
-        return self._stored(index).views
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
         stored = self._stored(index)

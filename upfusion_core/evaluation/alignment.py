@@ -8,7 +8,6 @@ similarity of the object's frame, which moves the cameras by the inverse; fixed 
 All transforms are bounded, minimise the mean squared difference over whole pictures, and fall back to the identity.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,11 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..geometry.cameras import Similarity
-from ..models.perceptual import PerceptualDistance
 from ..support.images import saturate
 from ..surface.registration import Render, SimilaritySearch, align_object, moments, places
 from ..types import Cameras
-from .metrics import check_pictures, measure_views
+from .metrics import check_pictures
 
 LARGEST_STRETCH = 1.5  # and 1/1.5, in every direction: without a bound, a bad prediction is best shrunk to nothing
 LARGEST_SHIFT = 0.5  # of the picture's centre, or the object: a quarter of the picture along each axis
@@ -72,7 +70,7 @@ def register(
     return _matrices(best, basis).expand(len(truth), 2, 3).contiguous()
 
 
-def warp(pictures: Tensor, transforms: Tensor, *, background: float = 1.0) -> Tensor:
+def warp(pictures: Tensor, transforms: Tensor, *, background: float | Tensor = 1.0) -> Tensor:
     """(N, C, H, W) pictures in [0, 1] as (N, 2, 3) `transforms` bring them: bicubic, `background` beyond the border."""
     return saturate(background - _sample(background - pictures, transforms))
 
@@ -136,52 +134,25 @@ def _sample(pictures: Tensor, transforms: Tensor, mode: str = "bicubic") -> Tens
     return F.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-@dataclass(frozen=True, eq=False)
-class AlignedViews:
-    """Pictures after one way of alignment. rgb: (N, 3, H, W) in [0, 1]; mask: (N, 1, H, W) in [0, 1], or unknown."""
-
-    rgb: Tensor
-    mask: Tensor | None = None
-
-    def warped(self, transforms: Tensor) -> "AlignedViews":
-        mask = None if self.mask is None else warp(self.mask, transforms, background=0.0)
-        return AlignedViews(warp(self.rgb, transforms), mask)
-
-
-@dataclass(frozen=True, eq=False)
-class Alignments:
-    """The same prediction three times, ready to be measured."""
-
-    raw: AlignedViews
-    affine: AlignedViews
-    similarity: AlignedViews
-    object_similarity: Similarity | None = None  # what `similarity` did to the object in 3D; None if it did it in 2D
-
-    def measures(self, truth: Tensor, mask: Tensor, lpips: PerceptualDistance | None = None) -> dict[str, Tensor]:
-        """All measures of all three, each (N,): "psnr", …, "psnr_affine", …, "psnr_similarity", …."""
-        measures: dict[str, Tensor] = {}
-        for ending, views in (("", self.raw), ("_affine", self.affine), ("_similarity", self.similarity)):
-            found = measure_views(views.rgb, truth, mask, prediction_mask=views.mask, lpips=lpips)
-            measures |= {f"{name}{ending}": values for name, values in found.items()}
-        return measures
-
-
 def align_views(
     prediction: Tensor, truth: Tensor, cameras: Cameras, *, mask: Tensor | None = None, render: Render | None = None
-) -> Alignments:
+) -> tuple[dict[str, Tensor], Similarity | None]:
     """All views (N, 3, H, W) of one object, aligned in the three ways.
 
     Args:
         mask: (N, 1, H, W) silhouettes of the prediction where it knows them; `render` should then give the opacity too.
         render: the predictor, which gave `prediction`, (N, 3, S, S); without it pictures are fixed.
+
+    Returns:
+        The pictures in [0, 1] by the ending of their measures, "", "_affine" and "_similarity", (N, 3, H, W), or
+        (N, 4, H, W) with the silhouettes; and what the last did to the object in 3D, None if it did it in 2D.
     """
     check_pictures(prediction, truth)
-    raw = AlignedViews(prediction, mask)
-    affine = raw.warped(register(prediction, truth, "affine"))
+    raw = prediction if mask is None else torch.cat([prediction, mask.to(prediction)], dim=1)
+    background = raw.new_tensor([1.0, 1.0, 1.0, 0.0])[: raw.shape[1], None, None]
+    seen = {"": raw, "_affine": warp(raw, register(prediction, truth, "affine"), background=background)}
     if render is None:
-        return Alignments(raw, affine, raw.warped(register(prediction, truth, "similarity", shared=True)))
-    seen = prediction if mask is None else torch.cat([prediction, mask.to(prediction)], dim=1)
-    similarity, seen = align_object(render, cameras, truth, seen, SEARCH)
-    seen = seen.to(truth).clamp(0, 1)
-    turned = AlignedViews(seen[:, :3], seen[:, 3:] if seen.shape[1] == 4 else None)
-    return Alignments(raw, affine, turned, similarity)
+        shared = register(prediction, truth, "similarity", shared=True)
+        return {**seen, "_similarity": warp(raw, shared, background=background)}, None
+    similarity, turned = align_object(render, cameras, truth, raw, SEARCH)
+    return {**seen, "_similarity": turned.to(truth).clamp(0, 1)}, similarity

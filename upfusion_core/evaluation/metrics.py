@@ -265,7 +265,8 @@ def compare_meshes(
     ours = sample_surface(mesh, samples, seed=seed, name="mesh")
     theirs = sample_surface(truth, samples, seed=seed + 1, name="truth")
     box = float(np.ptp(truth.bounds, axis=0).max())
-    scores = point_scores(align_points(ours, theirs, start or Similarity.from_angles()).apply(ours), theirs, box)
+    aligned = align_points(ours, theirs, start or Similarity.from_angles()).apply(ours)
+    scores = point_scores(aligned, theirs, box)
     return point_scores(ours, theirs, box) | {f"{name}_similarity": value for name, value in scores.items()}
 
 

@@ -28,7 +28,7 @@ from ..support.errors import FieldError, InputError
 from ..surface.registration import Render
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
 from .alignment import align_views
-from .metrics import as_trimesh, compare_meshes, reprojection_consistency
+from .metrics import as_trimesh, compare_meshes, measure_views, reprojection_consistency
 
 _COARSE, _FINE = 40, 64  # cells along each side of the field's box, where the object is looked for, and of its own box
 _OPAQUE = 1.0  # optical depth of a solid cell; more would make surfaces swell between the grid's points
@@ -145,7 +145,8 @@ class ObjectResult:
 def neighbors(cameras: Cameras) -> list[tuple[int, int]]:
     """Pairs of each camera with the one nearest to it in angle, every pair once."""
     directions = normalize(cameras.centers, dim=-1)
-    nearest = enumerate((directions @ directions.T).fill_diagonal_(-torch.inf).argmax(dim=1).tolist())
+    closeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
+    nearest = enumerate(closeness.argmax(dim=1).tolist())
     return sorted({(min(pair), max(pair)) for pair in nearest})
 
 
@@ -293,9 +294,12 @@ def _measure(
     lpips: PerceptualDistance | None,
 ) -> dict[str, list[float]]:
     render = seen.render if config.alignment == "object" else None
-    alignments = align_views(seen.rgb, item.truth, item.cameras, mask=seen.mask, render=render)
-    measures = alignments.measures(item.truth, item.mask, lpips)
-    values = {name: [float(number) for number in numbers] for name, numbers in measures.items()}
+    aligned, similarity = align_views(seen.rgb, item.truth, item.cameras, mask=seen.mask, render=render)
+    values: dict[str, list[float]] = {}
+    for ending, pictures in aligned.items():
+        mask = pictures[:, 3:] if pictures.shape[1] == 4 else None
+        found = measure_views(pictures[:, :3], item.truth, item.mask, prediction_mask=mask, lpips=lpips)
+        values |= {f"{name}{ending}": numbers.tolist() for name, numbers in found.items()}
     if seen.field is None or item.mesh is None:
         return values
     try:
@@ -303,8 +307,7 @@ def _measure(
     except FieldError as error:
         notes.append(f"{label} photos: no mesh was measured, because {error}")
         return values
-    start, samples = alignments.object_similarity, config.mesh_samples
-    scores = compare_meshes(mesh, truth, start=start, samples=samples, seed=config.seed)
+    scores = compare_meshes(mesh, truth, start=similarity, samples=config.mesh_samples, seed=config.seed)
     return values | {name: [score] for name, score in scores.items()}
 
 

@@ -218,7 +218,8 @@ class Evaluator:
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
         columns = [f"photo {number}" for number in range(1, max(self.config.photos) + 1)]
         columns += ["truth", *(TITLES[stage] for stage in self.config.stages if stage != "white")]
-        head = Image.new("RGB", (width := rows[0].shape[-1], 14), "white")
+        width = rows[0].shape[-1]
+        head = Image.new("RGB", (width, 14), "white")
         for place, title in enumerate(columns):
             ImageDraw.Draw(head).text((place * width / len(columns) + 2, 1), title, fill="black")
         with self._written("sheet.png") as path:

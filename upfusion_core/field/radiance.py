@@ -208,8 +208,8 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
         problem = f"{path} describes a field as this version cannot read it ({reason!s:.300})"
         raise CheckpointError(f"{problem}; make it anew") from error
     tensors = read_safetensors(path)[0]
-    found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
-    if any(found):
+    # before a field of whatever size it claims is made
+    if found := misfits(tensors, config.shapes, dtype=torch.float32):
         raise CheckpointError(f"{path} does not fit its own configuration: {found}; make the field anew")
     _check_finite(tensors, CheckpointError, f"{path}")
     field = RadianceField(config, ops=ops)

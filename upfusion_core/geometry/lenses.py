@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from ..config.base import STRICT
 from ..support.errors import InputError
 from ..types import Cameras, PhotoCameras, SourcePhoto
 
@@ -47,6 +48,7 @@ class Lens:
     divided: tuple[float, ...] = ()
     tangential: tuple[float, float] = (0.0, 0.0)
     fisheye: bool = False
+    __pydantic_config__ = STRICT  # where a file holds one
 
     @classmethod
     def of_model(cls, model: str, size: tuple[float, float], values: Mapping[str, float]) -> Lens:
@@ -119,7 +121,8 @@ class Lens:
             moved = points * (bend + 2 * (points * pull).sum(dim=-1, keepdim=True)) + pull * squared
         steps = torch.linspace(0, float(along.max()) if along.numel() else 0.0, 513, dtype=points.dtype)
         falls = ((steps * self._bend(steps)).diff() <= 0).nonzero()
-        return torch.where(along <= (float(steps[falls[0, 0]]) if len(falls) else float("inf")), moved, torch.nan)
+        edge = float(steps[falls[0, 0]]) if len(falls) else float("inf")
+        return torch.where(along <= edge, moved, torch.nan)
 
     def _bend(self, along: Tensor) -> Tensor:
         def series(factors: Sequence[float]) -> Tensor:

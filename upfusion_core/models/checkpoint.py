@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..config import MODEL_ID, ModelConfig
+from ..config import MODEL_ID, ModelConfig, from_value
+from ..config.field import Guidance
 from ..support.errors import CheckpointError
-from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
+from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json
 from ..support.weights import check_finite_weights, find_weights, is_safetensors, misfits, read_metadata, read_weights
 from . import stable_diffusion as sd
 from .controlnet import ControlNet, widen
@@ -123,10 +124,7 @@ def recommended_guidance(weights: str | Path) -> float:
     if not is_safetensors(path):
         return RELEASED_GUIDANCE
     value = _facts(path, read_metadata(path)).get("guidance", RELEASED_GUIDANCE)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
-        wanted = f"{path}: the guidance among its facts must be a number from 0 to 1000"
-        raise CheckpointError(f"{wanted}, got {shown(value, 40)}")
-    return float(value)
+    return float(from_value(Guidance, value, f"{path}: the guidance among its facts", CheckpointError))
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -148,9 +146,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         expected |= {name: state[own].shape for own, name in names.items()}
     if DEFAULT_EMBEDDING in weights or EMPTY_EMBEDDING in weights:
         expected |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), torch.Size([77, config.diffusion.context_dim]))
-    faults = misfits(weights, expected, padded=True)
-    faults = faults._replace(unexpected=[name for name in faults.unexpected if not _ignored(name, config)])
-    if any(faults):
+    used = {name: value for name, value in weights.items() if name in expected or not _ignored(name, config)}
+    if faults := misfits(used, expected, padded=True):
         problem = f"{path} does not fit its configuration"
         raise CheckpointError(f"{problem}: {faults}. Check config.json or get the weights again")
     return checkpoint
@@ -195,15 +192,18 @@ def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor
 
 
 def set_network_weights(config: ModelConfig, networks: Networks, weights: Mapping[str, Tensor]) -> None:
-    """Copies those of `weights` that the networks know into them; CheckpointError for one of another shape."""
+    """Copies those of `weights` that the networks know into them.
+
+    CheckpointError for one of another shape, and where some of a network's are there, and others are not.
+    """
     own = network_weights(config, networks)
-    wrong = misfits(weights, {name: value.shape for name, value in own.items()}, padded=True).shapes
-    if wrong:
-        name, (came, wanted) = next(iter(wrong.items()))
-        found = f"{name} {came} instead of {wanted} and {len(wrong) - 1} more"
-        raise CheckpointError(f"weights must fit the configuration, got {found}; use the one they were made with")
-    for name in own.keys() & weights.keys():
-        own[name].copy_(weights[name].reshape(own[name].shape))
+    known = {name: value for name, value in weights.items() if name in own}
+    begun = tuple(prefix for prefix in PARTS.values() if any(name.startswith(prefix) for name in weights))
+    wanted = {name: value.shape for name, value in own.items() if name.startswith(begun)}
+    if faults := misfits(known, wanted, padded=True):
+        raise CheckpointError(f"weights must fit the configuration, got {faults}; use the one they were made with")
+    for name, value in known.items():
+        own[name].copy_(value.reshape(own[name].shape))
 
 
 def stored_shape(name: str, value: Tensor) -> Tensor:
@@ -282,10 +282,9 @@ def _read_merged(path: Path) -> _Files:
 
 
 def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    facts = parse_json(metadata.get(FACTS_KEY, "{}"), f"{path}: {FACTS_KEY} in its metadata", CheckpointError)
-    if not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: {FACTS_KEY} in its metadata must be a JSON object; convert it again")
-    return facts
+    source = f"{path}: {FACTS_KEY} in its metadata"
+    facts = parse_json(metadata.get(FACTS_KEY, "{}"), source, CheckpointError)
+    return dict(from_value(dict[str, Any], facts, source, CheckpointError))
 
 
 def _read_folder(path: Path) -> _Files:

@@ -131,11 +131,10 @@ class ControlNet(nn.Module):
         """
         check_shape("ControlNet hint", hint, ("B", self.config.hint_channels, "s", "s"))
         check_shape("ControlNet tokens", tokens, ("G", "N", self.config.context_dim))
-        if len(ray_maps) != len(self.config.widths) or (len(hint) - blank) % len(tokens):
-            raise InputError(
-                f"ControlNet expects {len(self.config.widths)} ray maps and a batch divisible by the {len(tokens)} "
-                f"set latents, got {len(ray_maps)} ray maps and a batch of {len(hint) - blank}; use UpFusion.condition"
-            )
+        levels, batch = len(self.config.widths), len(hint) - blank
+        if len(ray_maps) != levels or batch % len(tokens):
+            wanted = f"{levels} ray maps and a batch divisible by the {len(tokens)} set latents"
+            raise InputError(f"ControlNet expects {wanted}, got {len(ray_maps)} and {batch}; use UpFusion.condition")
         blocks = [*self.input_blocks, self.middle_block]
         layers = (layer for block in blocks for layer in block.children() if isinstance(layer, _SetTransformer))
         pairs = tuple(keys_values(layer.transformer_blocks[0].attn2, tokens) for layer in layers)

@@ -94,11 +94,11 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
             raise CheckpointError(f"{path} must hold all five LPIPS heads, but {name} is missing; get it again")
         state[f"heads.{index}"] = heads[name]
     network = Lpips()
-    faults = misfits(state, {name: value.shape for name, value in network.state_dict().items()})
-    for name, (came, wanted) in (faults.shapes | faults.kinds).items():
-        raise CheckpointError(f"{path}: {name} must be {wanted}, got {came}; get it again")
+    state |= {"shift": network.shift, "scale": network.scale}
+    if faults := misfits(state, {name: value.shape for name, value in network.state_dict().items()}):
+        raise CheckpointError(f"{path} must hold VGG-16 and the LPIPS heads, got {faults}; get it again")
     check_finite_weights(state, torch.float32)
-    network.load_state_dict(state | {"shift": network.shift, "scale": network.scale})
+    network.load_state_dict(state)
     return network.float().requires_grad_(False).eval().to(device)
 
 

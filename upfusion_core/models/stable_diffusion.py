@@ -177,7 +177,8 @@ def encode_images(vae: AutoencoderKL, rgb: Tensor, noise: Tensor | None = None) 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """(B, 4, h, w) latents -> (B, 3, H, W) images clipped to [0, 1], float32."""
-    return saturate((vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float() + 1) / 2)
+    images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+    return saturate((images.float() + 1) / 2)
 
 
 DEFAULT_PROMPT = "a high quality image with a white background"

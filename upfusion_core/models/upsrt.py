@@ -95,7 +95,8 @@ class _Stack(nn.Module):
 
     def __init__(self, name: str, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()
-        self.add_module(name, nn.ModuleDict({"layers": nn.ModuleList(_Layer(config, ops) for _ in range(depth))}))
+        layers = nn.ModuleList(_Layer(config, ops) for _ in range(depth))
+        self.add_module(name, nn.ModuleDict({"layers": layers}))
 
     @property
     def layers(self) -> list[nn.Module]:

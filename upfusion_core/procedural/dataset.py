@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..data.views import PosedViews
+from ..data.views import MultiViewDataset, PosedViews
 from ..geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError
@@ -164,7 +164,7 @@ class ProceduralBatch:
         return PosedViews(self.rgb[index], self.mask[index], self.cameras(index), name, depth=self.depth[index])
 
 
-class ProceduralObjects:
+class ProceduralObjects(MultiViewDataset):
     """Textured solids made on the fly; object i of a split is a pure function of (version, split, i).
 
     View 0 is the reference at elevation 22.5 degrees: the object, with its light, is turned about +Y so that its camera
@@ -176,28 +176,25 @@ class ProceduralObjects:
     other views are clean. Object i of both has the same seed, so that no two splits share anything.
     split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
     ones that no other split has). size, views: pixels and number of views, at most 64, of single examples.
-    max_parts: keeps only the first parts of each object (a curriculum).
     """
 
-    def __init__(
-        self, split: str = "train", *, size: int = 64, views: int = 32, max_parts: int | None = None, version: int = 1
-    ) -> None:
+    def __init__(self, split: str = "train", *, size: int = 64, views: int = 32, version: int = 1) -> None:
         check_choice("split", split, tuple(SPLITS))
         check_count("views", views, 1, _MOST_VIEWS)
         check_count("version", version, *VERSIONS)
-        self.split, self.size, self.views, self.max_parts, self.version = split, size, views, max_parts, version
+        self.split, self.size, self.views, self.version = split, size, views, version
         self.numbers_a_view = 2 + PHOTO_COLUMNS * (version != GENERATOR_VERSION)  # of azimuth, elevation, and a photo
-        self.skipped: list[tuple[str, str]] = []
+        self.skipped = []
 
     def __len__(self) -> int:
         return SPLITS[self.split].objects
 
-    def objects(self, indices: Sequence[int] | Tensor) -> Objects:
-        """The objects as they are drawn, on the CPU, azimuth 0 where their recipe has its front.
+    def objects(self, indices: Sequence[int] | Tensor, max_parts: int | None = None) -> Objects:
+        """The objects, or their first parts, as drawn, on the CPU, azimuth 0 where their recipe has its front.
 
         They are small (about 7 kB each): a trainer may keep many on its device, index them, and `look` at them.
         """
-        return draw_objects(self.split, indices, max_parts=self.max_parts, version=self.version)[0]
+        return draw_objects(self.split, indices, max_parts=max_parts, version=self.version)[0]
 
     def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
         return tuple(f"procedural-{self.version}-{self.split}-{int(index)}" for index in indices)
@@ -220,7 +217,7 @@ class ProceduralObjects:
         """
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
         extra = 0 if generator is not None else self.numbers_a_view * views
-        objects, draws = draw_objects(self.split, indices, extra=extra, max_parts=self.max_parts, version=self.version)
+        objects, draws = draw_objects(self.split, indices, extra=extra, version=self.version)
         source = draws.view(len(objects), views, -1) if generator is None else generator
         sizes = {"views": views, "size": size or self.size, "supersampling": supersampling}
         seen = self.look(objects.to(device), generator=source, photos=photos, **sizes)
@@ -268,9 +265,6 @@ class ProceduralObjects:
         if objects.staging is not None and places:
             rgb[:, places], mask[:, places] = developed(rgb[:, places], mask[:, places], taken)
         return ProceduralBatch(rgb, mask, depth, matrices, focal, elevation, objects, ())
-
-    def __getitem__(self, index: int) -> PosedViews:
-        return self.read(index)
 
     def view_count(self, index: int) -> int:
         range(len(self))[index]  # raises IndexError, so that iteration ends

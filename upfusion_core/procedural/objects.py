@@ -21,8 +21,6 @@ _CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
 def thing(weight: float, things: list[tuple[Recipe, float]] = THINGS) -> Callable[[Recipe], Recipe]:
-    """Adds a recipe to `things`."""
-
     def added(recipe: Recipe) -> Recipe:
         things.append((recipe, weight))
         return recipe

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import sphere_directions
+from ..types import as_slice
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = range(4)
 
@@ -165,9 +166,7 @@ class Objects:
 
     def __getitem__(self, index: int | slice | Tensor) -> Objects:
         """The chosen objects; an integer gives one, still with its leading axis."""
-        if isinstance(index, int):
-            index = range(len(self))[index]  # raises IndexError, so that iteration ends
-            index = slice(index, index + 1)
+        index = as_slice(index, len(self))
         chosen: Objects = _mapped(self, lambda value: value[index])
         return chosen
 

@@ -80,7 +80,8 @@ class Chunk:
 
 def derived_seed(*parts: int | str) -> int:
     """A seed in 0 … 2^63 - 1 that follows from `parts`, such as a seed, a purpose and a step; nearby ones differ."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator_for(seed: int | str, *purpose: int | str) -> torch.Generator:

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -27,7 +27,7 @@ _ENDINGS = (
 )
 _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")  # of a file that was cut into several
 # what training programs put before names: DataParallel, Lightning, torch.compile; Stable Diffusion's own `model.` stays
-_WRAPPER = re.compile(r"(module\.|model\.(?!diffusion_model\.))+")
+_WRAPPER = re.compile(r"^(module\.|model\.(?!diffusion_model\.))+")
 _EMA = re.compile(r"(^|[._])ema([._]|$)")
 # what Lightning saves beside its tensors; nothing of it is imported, an `_Inert` stands in its place
 _TRAINER = re.compile(
@@ -75,9 +75,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     kept = {name: value for name, value in weights.items() if not _EMA.search(name)} or weights
     plain, wrappers = {}, set()
     for name, value in kept.items():
-        bare = name.replace("_orig_mod.", "")
-        wrapper = _WRAPPER.match(bare)
-        bare = bare[wrapper.end() :] if wrapper else bare
+        bare = _WRAPPER.sub("", name.replace("_orig_mod.", ""))
         if bare in plain:
             raise CheckpointError(f"{path} must hold each tensor once, got {bare:.200} in two wrappers; leave one away")
         plain[bare] = value
@@ -122,43 +120,28 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-class Misfits(NamedTuple):
-    """What keeps named tensors from being the wanted ones; of wrong shapes and kinds what came and what was wanted."""
-
-    missing: list[str]
-    unexpected: list[str]
-    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    kinds: dict[str, tuple[torch.dtype, object]]
-
-    def __str__(self) -> str:
-        lists = {"missing": self.missing, "unexpected": self.unexpected}
-        lists["of another shape"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.shapes.items()]
-        lists["of another kind"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.kinds.items()]
-        return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
-
-
 def misfits(
     tensors: Mapping[str, Tensor],
     wanted: Mapping[str, Sequence[int]],
     *,
     dtype: torch.dtype | None = None,
     padded: bool = False,
-) -> Misfits:
-    """Compares tensors with the wanted names and shapes, and with `dtype` or any of floating point.
+) -> str:
+    """What keeps tensors from having the wanted names and shapes, and `dtype` or any of floating point; "" for nothing.
 
     padded: further axes of size 1 are taken, as of 1x1 convolutions for linear layers.
     """
     missing = [name for name in wanted if name not in tensors]
-    found = Misfits(missing, [name for name in tensors if name not in wanted], {}, {})
-    for name in wanted:
-        if name not in tensors:
-            continue
+    unexpected = [name for name in tensors if name not in wanted]
+    shapes, kinds = list[str](), list[str]()
+    for name in [name for name in wanted if name in tensors]:
         came, shape, kind = tuple(tensors[name].shape), tuple(wanted[name]), tensors[name].dtype
         if came != shape and not (padded and came == shape + (1,) * (len(came) - len(shape))):
-            found.shapes[name] = came, shape
+            shapes.append(f"{name} {came} instead of {shape}")
         if not (kind == dtype if dtype else kind.is_floating_point):
-            found.kinds[name] = kind, dtype or "floating-point numbers"
-    return found
+            kinds.append(f"{name} {kind} instead of {dtype or 'floating-point numbers'}")
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "of another kind": kinds}
+    return "; ".join(f"{len(names)} {fault}: {listed(names)}" for fault, names in faults.items() if names)
 
 
 def check_finite_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
@@ -243,18 +226,17 @@ class _Inert:
 
 def _fault(value: Tensor) -> str:
     """What is wrong with a tensor of a stranger's file, in words; empty for one of plain real numbers."""
-    if value.is_meta:
-        return "one without values (on the device meta)"
-    if value.is_nested:
-        return "a nested one"
-    if value.layout != torch.strided:
-        return f"one in the layout {str(value.layout).removeprefix('torch.')}"
-    if value.is_quantized:
-        return f"a quantised one ({value.dtype})"
-    if value.is_complex():
-        return f"a complex one ({value.dtype})"
-    if value.is_floating_point() and value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        return f"one of {value.dtype}"
+    plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    faults = {
+        "one without values (on the device meta)": value.is_meta,
+        "a nested one": value.is_nested,
+        f"one in the layout {str(value.layout).removeprefix('torch.')}": value.layout != torch.strided,
+        f"a quantised one ({value.dtype})": value.is_quantized,
+        f"a complex one ({value.dtype})": value.is_complex(),
+        f"one of {value.dtype}": value.is_floating_point() and value.dtype not in plain,
+    }
+    if fault := next((fault for fault, there in faults.items() if there), ""):
+        return fault
     claimed = value.numel() * value.element_size()  # a stride of 0 makes terabytes of bytes
     held = value.untyped_storage().nbytes()
     return f"{tuple(value.shape)} numbers of which the file holds only a part" if claimed > held else ""

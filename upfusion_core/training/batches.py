@@ -217,9 +217,7 @@ class ProceduralBatches:
     def _drawn(self, position: int, count: int, parts: int | None) -> Objects:
         first = derived_seed(self.seed, "objects") + position
         indices = [(first + index) % len(self.objects) for index in range(count)]
-        split, version = self.objects.split, self.objects.version
-        source = self.objects if parts is None else ProceduralObjects(split, max_parts=parts, version=version)
-        return source.objects(indices).to(self.device)
+        return self.objects.objects(indices, parts).to(self.device)
 
 
 def photo_count(photos: tuple[int, int], seed: int, step: int) -> int:

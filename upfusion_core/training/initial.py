@@ -44,14 +44,6 @@ def initial_networks(
     if lacking:
         wanted = f"this stage does not train {' and '.join(lacking)}, so weights to start from must hold them, got none"
         raise CheckpointError(f"{wanted}; give a file that does (--init), e.g. of the stage before")
-    for part in found:
-        own, prefix = checkpoint.network_weights(config, networks), checkpoint.PARTS[part]
-        names = [name for name in own if name.startswith(prefix)]
-        missing = [name for name in names if name not in weights]
-        if missing:
-            some = f"{len(names) - len(missing)} of {len(names)} tensors of {part}, not {missing[0]}"
-            advice = "get the whole file, or change the configuration"
-            raise CheckpointError(f"the weights to start from hold {some}; {advice}")
     checkpoint.set_network_weights(config, networks, weights)
     if "VAE" not in found:
         # torch's own start shrinks a signal by 1/sqrt(3) a convolution: it would drown in noise for thousands of steps
@@ -82,13 +74,12 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
             wanted = f"{path / part} must hold {_FOLDER_STEMS[0]}.safetensors"
             raise CheckpointError(f"{wanted}, got no such file; download it again")
         weights = read_weights(file)
-        if part == "text_encoder":
-            found |= {sd.TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
-            continue
         if part == "vae":
             for old, new in _OLDER_ATTENTION.items():
                 weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
-        names = sd.unet_names(config.diffusion, weights) if part == "unet" else sd.vae_names(config.vae, weights)
+            names = sd.vae_names(config.vae, weights)
+        else:
+            names = sd.unet_names(config.diffusion, weights) if part == "unet" else sd.text_names(weights)
         found |= {ldm: checkpoint.stored_shape(ldm, weights[name]) for name, ldm in names.items()}
     if found:
         return found
@@ -120,7 +111,7 @@ def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
     """Copies the UNet's input half and middle into the ControlNet, its attention to text becoming that to set latents.
 
     The six columns of every `proj_in` that read rays, the hint's convolution and those of the outputs start at zero, so
-    that the UNet's output does not change at first. CheckpointError if the two have other sizes.
+    that the UNet's output does not change at first. Both are of one configuration.
     """
     state = unet.state_dict()
     names = sd.unet_names(controlnet.config, state)
@@ -129,13 +120,9 @@ def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
         if name.startswith(("zero_convs.", "middle_block_out.", "input_hint_block.")):
             parameter.zero_()
             continue
-        value = copied.get(name)
-        if value is not None and name.endswith(".proj_in.weight"):
+        value = copied[name]
+        if name.endswith(".proj_in.weight"):
             value = torch.cat([value, value.new_zeros(len(value), 6, 1, 1)], dim=1)
-        if value is None or value.shape != parameter.shape:
-            came = "nothing" if value is None else tuple(value.shape)
-            wanted = f"{name} needs {tuple(parameter.shape)} from the UNet, got {came}"
-            raise CheckpointError(f"the ControlNet's {wanted}; both must be made with one configuration")
         parameter.copy_(value)
 
 

@@ -59,7 +59,8 @@ def gradients_for(network: nn.Module) -> torch.set_grad_enabled:
 
 def color_loss(upsrt: UpSRT, tokens: Tensor, rays: Tensor, colors: Tensor) -> Tensor:
     """Mean squared error of UpSRT's colours (B, R, 3) on rays (B, R, 6) from set latents (B, N, D): paper section 3."""
-    return F.mse_loss(upsrt.read_rgb(upsrt.decode(tokens, rays, chunk=rays.shape[1])).float(), colors)
+    predicted = upsrt.read_rgb(upsrt.decode(tokens, rays, chunk=rays.shape[1])).float()
+    return F.mse_loss(predicted, colors)
 
 
 class EncoderStage(nn.Module):
@@ -105,7 +106,8 @@ class AutoencoderStage(nn.Module):
     def forward(self, pictures: Tensor, noise: Tensor) -> dict[str, Tensor]:
         posterior = encode_posterior(self.vae, pictures)
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        decoded = (self.vae.decode(mean + (logvar / 2).exp() * noise).sample.float() + 1) / 2
+        latents = mean + (logvar / 2).exp() * noise
+        decoded = (self.vae.decode(latents).sample.float() + 1) / 2
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         absolute, squared = F.l1_loss(decoded, pictures), F.mse_loss(decoded, pictures)
         return {"l1": absolute, "mse": SQUARED_WEIGHT * squared, "kl": self.config.kl_weight * divergence}

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from upfusion_core import Cameras, orbit_cameras
 from upfusion_core.evaluation import alignment
-from upfusion_core.evaluation.alignment import Alignments, SimilaritySearch, align_views, register, warp
-from upfusion_core.evaluation.metrics import psnr, silhouette
+from upfusion_core.evaluation.alignment import SimilaritySearch, align_views, register, warp
+from upfusion_core.evaluation.metrics import mask_iou, psnr, silhouette
 from upfusion_core.geometry.cameras import Similarity
 from upfusion_core.surface.registration import Render, align_object
 
@@ -141,12 +141,13 @@ def test_the_bounds_hold() -> None:
     assert 1 / 1.01 - 1e-6 <= found.scale <= 1.01 + 1e-6
 
 
-WAYS = ("raw", "affine", "similarity")
 TURNED = Similarity.from_angles(12, -8, 5, scale=0.9, shift=(0.01, 0.02, -0.01))
 
 
-def scores_of(alignments: Alignments, truth: Tensor) -> dict[str, Tensor]:
-    return {name: psnr(getattr(alignments, name).rgb, truth) for name in WAYS}
+def scores_of(aligned: dict[str, Tensor], truth: Tensor) -> list[Tensor]:
+    """Raw, affine, similarity."""
+    assert list(aligned) == ["", "_affine", "_similarity"]
+    return [psnr(pictures[:, :3], truth) for pictures in aligned.values()]
 
 
 def test_a_turned_object_is_put_right_for_all_views_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +157,15 @@ def test_a_turned_object_is_put_right_for_all_views_at_once(monkeypatch: pytest.
 
     monkeypatch.setattr(alignment, "SEARCH", SimilaritySearch(starts=2, coarse_size=32, fine_size=64))
     truth, seen = SoftObject(TURNED)(CAMERAS, 48), render(CAMERAS, 48)
-    alignments = align_views(seen[:, :3], truth, CAMERAS, mask=seen[:, 3:], render=render)
-    scores, measures = scores_of(alignments, truth), alignments.measures(truth, silhouette(truth))
-    assert torch.equal(alignments.raw.rgb, seen[:, :3])
-    assert scores["similarity"].min() > 50
-    assert (scores["raw"] < scores["affine"]).all()  # 2D transforms help, but cannot turn an object
-    assert (scores["affine"] < scores["similarity"]).all()
-    assert alignments.object_similarity.scale == pytest.approx(0.9, rel=1e-3)
-    assert measures["iou"].max() < 0.9 < 0.98 < measures["iou_similarity"].min()  # opacity becomes the mask
+    aligned, found = align_views(seen[:, :3], truth, CAMERAS, mask=seen[:, 3:], render=render)
+    raw, affine, similarity = scores_of(aligned, truth)
+    assert torch.equal(aligned[""], seen)
+    assert similarity.min() > 50
+    assert (raw < affine).all()  # 2D transforms help, but cannot turn an object
+    assert (affine < similarity).all()
+    assert found.scale == pytest.approx(0.9, rel=1e-3)
+    before, after = (mask_iou(aligned[name][:, 3:], silhouette(truth)) for name in ("", "_similarity"))
+    assert before.max() < 0.9 < 0.98 < after.min()  # opacity becomes the mask
 
 
 def test_fixed_pictures_share_one_similarity() -> None:
@@ -171,14 +173,13 @@ def test_fixed_pictures_share_one_similarity() -> None:
     moved = torch.tensor([[1.1, -0.1, 0.06], [0.1, 1.1, -0.04]]).expand(4, 2, 3)
     mask = silhouette(truth)
     prediction, prediction_mask = warp(truth, moved), warp(mask, moved, background=0.0)
-    alignments = align_views(prediction, truth, CAMERAS, mask=prediction_mask)
-    scores = scores_of(alignments, truth)
-    assert scores["raw"].max() < 30 < 35 < torch.minimum(scores["affine"], scores["similarity"]).min()
-    assert alignments.object_similarity is None
-    measures = alignments.measures(truth, mask)
+    aligned, found = align_views(prediction, truth, CAMERAS, mask=prediction_mask)
+    raw, affine, similarity = scores_of(aligned, truth)
+    assert raw.max() < 30 < 35 < torch.minimum(affine, similarity).min()
+    assert found is None
     # the masks move with the pictures
-    assert measures["iou"].max() < 0.8 < 0.95 < torch.minimum(measures["iou_affine"], measures["iou_similarity"]).min()
-    torch.testing.assert_close(measures["psnr_similarity"], scores["similarity"])
+    raw, affine, similarity = (mask_iou(pictures[:, 3:], mask) for pictures in aligned.values())
+    assert raw.max() < 0.8 < 0.95 < torch.minimum(affine, similarity).min()
 
 
 def test_perfect_and_empty_predictions_stay() -> None:
@@ -189,6 +190,5 @@ def test_perfect_and_empty_predictions_stay() -> None:
         return torch.ones(len(cameras), 3, size, size)
 
     for prediction, render in ((truth, None), (truth, SoftObject()), (white, None), (white, nothing)):
-        alignments = align_views(prediction, truth, CAMERAS, render=render)
-        for name in WAYS:
-            torch.testing.assert_close(getattr(alignments, name).rgb, prediction, atol=1e-6, rtol=0)
+        for pictures in align_views(prediction, truth, CAMERAS, render=render)[0].values():
+            torch.testing.assert_close(pictures, prediction, atol=1e-6, rtol=0)

@@ -145,7 +145,7 @@ def test_tensors_that_do_not_fit(tiny: Path, tmp_path: Path) -> None:
         (FACTS, "{", "must be JSON"),
         (FACTS, "[1]", "must be a JSON object"),
         (FACTS, '{"guidance": "9"}', "guidance among its facts must be a number"),
-        (FACTS, '{"guidance": 1e9}', "guidance among its facts must be a number"),
+        (FACTS, '{"guidance": 1e9}', "guidance among its facts must be between 0.0 and 1000.0"),
     ],
 )
 def test_metadata_that_lies(tiny: Path, tmp_path: Path, key: str, text: str, words: str) -> None:

@@ -80,7 +80,7 @@ REFUSED = [
     ("encoder --config mini", "--data is needed"),
     ("nerf --config mini --data procedural", "the stage must be one of"),
     ("diffusion --config TINY --data procedural", "must be that of the configuration, encoder"),
-    ("encoder --config none.json --data procedural", "JSON file, got none.json"),
+    ("encoder --config none.json --data procedural", "--config none.json must be a JSON file"),
     ("encoder --config mini --data procedural --init nothing.pt", "none at nothing.pt"),
     ("encoder --config TINY --data . --curriculum 2,5", "a curriculum is of procedural objects"),
 ]
