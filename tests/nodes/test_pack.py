@@ -30,7 +30,7 @@ def test_every_node_and_socket_is_described_with_a_picture(node_classes: dict[st
 
 
 def test_sides_are_the_viewer_s(node_classes: dict[str, Any]) -> None:
-    """Canonical Views name the object's own sides, as the nodes want them that these views are for."""
+    """And whose other side that is. Canonical Views name the object's own, as the nodes that they are for want them."""
     paths = [*(ROOT / "web" / "docs").glob("*.md"), *(ROOT / "workflows").glob("*.json")]
     texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
     for node_id, node in node_classes.items():
@@ -38,6 +38,18 @@ def test_sides_are_the_viewer_s(node_classes: dict[str, Any]) -> None:
         texts[node_id] = " ".join([schema.description, *(str(socket.tooltip) for socket in schema.inputs)])
     plain = {name: re.sub(r"[\s*]+", " ", text) for name, text in texts.items() if "anonical" not in name.lower()}
     assert not [name for name, text in plain.items() if re.search("(object's|its) (right|left)|to the right", text)]
+    sides = {name: text for name, text in plain.items() if "viewer's right" in re.sub(r"!\[.*?\]", "", text)}
+    assert {"UpFusionCamera", "UpFusionOrbitCameras", "UpFusionCamera.md", "upfusion_1_quick_start.json"} <= set(sides)
+    assert all("left side of anything with a face" in text for text in sides.values())
+
+
+def test_every_socket_of_the_pack_has_a_colour(node_classes: dict[str, Any]) -> None:
+    script = (ROOT / "web" / "colors.js").read_text(encoding="utf-8")
+    schemas = [node.GET_SCHEMA() for node in node_classes.values()]
+    kinds = {socket.get_io_type() for schema in schemas for socket in [*schema.inputs, *schema.outputs]}
+    colors = dict(re.findall(r"(UPFUSION_\w+): \"(#\w{6})\"", script))
+    assert colors.keys() == {kind for kind in kinds if kind.startswith("UPFUSION_")}
+    assert len(set(colors.values())) == len(colors)
 
 
 @pytest.mark.usefixtures("node_classes")

@@ -1,14 +1,18 @@
 """Saved graphs keep their meaning: what object_info.json has of the nodes stays, and the shipped workflows fit them."""
 
+import cmath
 import json
 import math
-from itertools import combinations
+from collections.abc import Iterator
+from itertools import combinations, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
+
+Point = tuple[float, float]
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = json.loads(Path(__file__).with_name("object_info.json").read_text(encoding="utf-8"))
@@ -120,11 +124,60 @@ def test_nodes_do_not_overlap_and_stand_in_groups(graph: dict[str, Any]) -> None
         (left, top), (width, height) = node["pos"], node["size"]
         boxes[node["id"]] = (left, top - 30, left + width, top + height)
     frames = [(x, y, x + width, y + height) for x, y, width, height in (group["bounding"] for group in graph["groups"])]
+    assert graph["groups"][0]["title"] == "1 Photos"
     for placed in (boxes.values(), frames):
         assert not any(overlap(*pair) for pair in combinations(placed, 2))
     for node in graph["nodes"]:
         inside = sum(overlap(boxes[node["id"]], frame) for frame in frames)
         assert inside == (node["type"] != "MarkdownNote"), node["type"]
+
+
+@each_workflow
+def test_no_link_runs_behind_a_node(graph: dict[str, Any]) -> None:
+    """Links leave a node to the right of its slot, and come to one from the left of its slot."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for number, points, ends in drawn_links(graph, nodes):
+        for x, y in points:
+            for node in nodes.values():
+                (left, top), (width, height) = node["pos"], node["size"]
+                inside = left + 2 < x < left + width - 2 and top - 28 < y < top + height - 2
+                near = node["id"] in ends and math.dist((x, y), points[0 if node["id"] == ends[0] else -1]) < 30
+                assert not inside or near, (number, node["type"], ends)
+
+
+def drawn_links(graph: dict[str, Any], nodes: dict[int, Any]) -> Iterator[tuple[int, list[Point], tuple[int, int]]]:
+    """Number, points of its line, and ends of each link: slots are 20 pixels apart, and a line goes through its
+    reroutes, of which each knows the one before."""
+    reroutes = {reroute["id"]: reroute for reroute in graph["extra"].get("reroutes", ())}
+    last = {link["id"]: link["parentId"] for link in graph["extra"].get("linkExtensions", ())}
+    for number, source, output, target, place, _ in graph["links"]:
+        (x, y), (width, _), (left, top) = nodes[source]["pos"], nodes[source]["size"], nodes[target]["pos"]
+        row = sum("widget" not in slot for slot in nodes[target]["inputs"][:place])
+        stops, reroute = [(left + 10, top + 20 * row + 14)], last.get(number)
+        while reroute is not None:
+            stops.insert(0, tuple(reroutes[reroute]["pos"]))
+            reroute = reroutes[reroute].get("parentId")
+        yield number, spline([(x + width - 9, y + 20 * output + 14), *stops]), (source, target)
+
+
+def spline(stops: list[Point]) -> list[Point]:
+    """As ComfyUI's frontend draws a link: cubic, level at the slots, at a reroute along the mean of both directions;
+    control points are a quarter of the way off, at reroutes 80 pixels at most."""
+    angles = [math.atan2(y - top, x - left) for (left, top), (x, y) in pairwise(stops)]
+    turns = [(before - after) / 2 for before, after in pairwise(angles)]
+    means = [angle - turn - math.pi * (abs(turn) > math.pi / 2) for angle, turn in zip(angles, turns, strict=False)]
+    heads, points = [0.0, *means, 0.0], []
+    for place, (one, other) in enumerate(pairwise(stops)):
+        quarter = math.dist(one, other) / 4
+        first = quarter if place == 0 else min(80, quarter)
+        second = quarter if place == len(stops) - 2 else min(80, quarter)
+        start, end = complex(*one), complex(*other)
+        knots = start, start + cmath.rect(first, heads[place]), end - cmath.rect(second, heads[place + 1]), end
+        for t in (step / 64 for step in range(65)):
+            weights = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
+            point = sum(weight * knot for weight, knot in zip(weights, knots, strict=True))
+            points.append((point.real, point.imag))
+    return points
 
 
 def test_every_node_is_in_a_workflow_and_each_has_notes_and_a_picture(node_classes: dict[str, Any]) -> None:
