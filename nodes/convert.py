@@ -128,9 +128,14 @@ def _result(value: Tensor) -> Tensor:
 
 def centered(asset: MeshAsset) -> tuple[MeshAsset, Placement]:
     """The mesh in the middle of the world, its longest side 1 long, as ComfyUI's tools expect; and where it was."""
-    low, high = asset.vertices.amin(0), asset.vertices.amax(0)
-    placement = Placement((low + high) / 2, float((high - low).max().clamp(min=1e-12)))
+    placement = placement_of(asset.vertices)
     return replace(asset, vertices=placement.to_mesh(asset.vertices)), placement
+
+
+def placement_of(places: Tensor) -> Placement:
+    """That of a mesh which was brought into the cube of side 1 from these places (N, 3)."""
+    low, high = places.amin(0), places.amax(0)
+    return Placement((low + high) / 2, float((high - low).max().clamp(min=1e-12)))
 
 
 def mesh_from_asset(asset: MeshAsset) -> Types.MESH:

@@ -101,9 +101,9 @@ class UpFusionSaveField(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, field: RadianceField, filename_prefix: str) -> io.NodeOutput:
-        path, place = next_output(filename_prefix, SUFFIX)
+        path, _ = next_output(filename_prefix, SUFFIX)
         field.save(path)
-        name = "/".join(part for part in (place["subfolder"].replace("\\", "/"), place["filename"]) if part)
+        name = path.relative_to(folder_paths.get_output_directory()).as_posix()
         return io.NodeOutput(f"{name} [output]", ui={"text": (f"output/{name}",)})
 
 

@@ -14,9 +14,10 @@ from .. import upfusion_core as core
 from ..upfusion_core import Cameras, RadianceField, focal_from_fov, look_at, orbit_cameras, project
 from ..upfusion_core.config import Surface
 from . import inputs
+from .convert import placement_of
 from .field import UpFusionRenderField, outline, working_copy
 from .host import progress_hook
-from .sockets import CamerasSocket, FieldSocket, Placement, checked
+from .sockets import CamerasSocket, FieldSocket, checked
 
 RECEIVERS = ("Hunyuan3D-2mv", "Pixal3D", "viewer")
 SIDES = ("front", "left", "back", "right")
@@ -28,9 +29,7 @@ def handed_over(splats: core.Splats, resolution: int) -> tuple[Any, Any, Types.F
     The cells are those of `resolution` a side, of a cube that the places are centred in, which hold any.
     """
     places = splats.places
-    low, high = places.aminmax(dim=0)
-    centred = Placement((low + high) / 2, float((high - low).max())).to_mesh(places)
-    cells = ((centred + 0.5) * resolution).long().clamp(0, resolution - 1)
+    cells = ((placement_of(places).to_mesh(places) + 0.5) * resolution).long().clamp(0, resolution - 1)
     cells, of, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
     means = torch.zeros(len(cells), 3).index_add_(0, of, splats.colors) / counts[:, None]
     parts = splats.positions, splats.scales, splats.rotations, splats.opacities[:, None], splats.harmonics[:, None]

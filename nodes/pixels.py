@@ -313,9 +313,9 @@ class UpFusionSaveDataset(io.ComfyNode):
             chosen = slice(None, None, max(1, len(asset.vertices) // MOST_POINTS))
             points, colors = asset.vertices[chosen], asset.vertex_colors[chosen]
             points = points if placement is None else placement.to_world(points)
-        folder, place = next_output(filename_prefix, "")
+        folder, _ = next_output(filename_prefix, "")
         export_scene(pictures, folder, format, points, colors)
-        name = "/".join(part for part in (place["subfolder"], place["filename"]) if part)
+        name = folder.relative_to(folder_paths.get_output_directory()).as_posix()
         return io.NodeOutput(str(folder), ui={"text": (f"output/{name}",)})
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -147,6 +148,7 @@ def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusio
         raise
     except Exception as reason:
         text = (reason.strerror if isinstance(reason, OSError) else None) or " ".join(str(reason).split())
+        text = re.sub(r" <\S+ object at 0x\w+>", "", text)  # Pillow names streams so; each is another
         if isinstance(reason, KeyError) or not text:
             text = f"{type(reason).__name__} {text}".rstrip()
         wanted = f"must be {what}, but cannot be read" if what else "cannot be read"
