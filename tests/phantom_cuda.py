@@ -111,9 +111,6 @@ class Phantom(Tensor):
     def numpy(self, *, force: bool = False) -> Any:
         raise TypeError(f"can't convert {STATE.device} device type tensor to numpy. Use Tensor.cpu() first.")
 
-    def __array__(self, dtype: Any = None) -> Any:
-        return self.numpy()
-
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -446,9 +443,6 @@ def capture(graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
 
 class _Stream:
     def wait_stream(self, _: Any) -> None: ...
-
-    def synchronize(self) -> None:
-        STATE.wait("synchronize")
 
     def is_capturing(self) -> bool:
         return STATE.tape is not None
