@@ -467,8 +467,7 @@ def phantom(kind: str = "cuda") -> Iterator[State]:
     told: dict[str, Any] = {
         "is_available": lambda: cuda, "device_count": lambda: int(cuda), "current_device": lambda: 0,
         "is_initialized": lambda: cuda, "is_bf16_supported": lambda *_, **__: True,
-        "get_device_name": lambda *_: "Phantom", "get_device_capability": lambda *_: (8, 6),
-        "mem_get_info": lambda *_: (8 << 30, 8 << 30),
+        "get_device_capability": lambda *_: (8, 6),
         "_exchange_device": lambda _: 0, "_maybe_exchange_device": lambda _: 0,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "synchronize": lambda *_: STATE.wait("synchronize"),

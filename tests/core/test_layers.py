@@ -2,8 +2,6 @@
 
 import ast
 import importlib
-import inspect
-from typing import get_origin
 
 from source_trees import ROOT, imported, parsed, sources
 
@@ -49,13 +47,3 @@ def test_type_checkers_are_told_of_all_homes_of_public_names() -> None:
     assert [node.module for node in block.body] == sorted(set(upfusion_core._HOMES.values()))
     for name, home in upfusion_core._HOMES.items():
         assert getattr(upfusion_core, name) is getattr(importlib.import_module(f"upfusion_core.{home}"), name)
-
-
-def test_public_names_and_their_members_are_explained() -> None:
-    for name in upfusion_core.__all__:
-        value = getattr(upfusion_core, name)
-        if inspect.isfunction(value) or (inspect.isclass(value) and get_origin(value) is None):
-            members = vars(value) if inspect.isclass(value) else {}
-            found = {key: getattr(each, "fget", getattr(each, "__func__", each)) for key, each in members.items()}
-            own = [each for key, each in found.items() if inspect.isfunction(each) and not key.startswith("_")]
-            assert all(each.__doc__ for each in (value, *own)), name
