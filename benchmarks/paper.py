@@ -30,6 +30,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 sys.path += [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "tests")]
@@ -61,6 +63,91 @@ SIZE, BATCH = 256, 4
 TURN = [360.0 * index / 250 for index in range(250)]
 GATHERS = ("index", "embedding", "gather", "index_select", "index_copy", "index_add", "scatter", "searchsorted")
 Row = dict[str, Any]
+aten = torch.ops.aten
+
+
+class Meter(phantom_cuda.State):
+    """Counts the bytes that phantoms hold too, now and at most. Views of one storage hold it together."""
+
+    def __init__(self, kind: str) -> None:
+        self.holders: dict[int, int] = {}
+        self.bytes = 0
+        super().__init__(kind)
+
+    def reset(self) -> None:
+        super().reset()
+        self.peak = self.bytes
+
+
+class Lease:
+    """What a phantom holds, until it dies."""
+
+    def __init__(self, meter: Meter, storage: torch.UntypedStorage) -> None:
+        self.meter, self.storage, self.key = meter, storage, storage._cdata
+        self.size = -(-storage.nbytes() // 512) * 512  # torch gives memory in pieces of 512 bytes
+        if self.key not in meter.holders:
+            meter.bytes += self.size
+            meter.peak = max(meter.peak, meter.bytes)
+        meter.holders[self.key] = meter.holders.get(self.key, 0) + 1
+
+    def __del__(self) -> None:
+        self.meter.holders[self.key] -= 1
+        if not self.meter.holders[self.key]:
+            self.meter.bytes -= self.size
+            del self.meter.holders[self.key]
+
+
+@contextlib.contextmanager
+def metered() -> Iterator[Meter]:
+    """A GPU that is not there, its memory measured."""
+    make = phantom_cuda.Phantom.__new__
+
+    def made(cls: type, inner: Tensor) -> Any:  # noqa: ANN401 - a phantom
+        phantom = make(cls, inner)
+        phantom.lease = Lease(phantom_cuda.STATE, inner.untyped_storage())
+        return phantom
+
+    made_instead = patch.object(phantom_cuda.Phantom, "__new__", staticmethod(made))
+    with patch.object(phantom_cuda, "State", Meter), made_instead, phantom_cuda.phantom() as state:
+        yield state
+
+
+@contextlib.contextmanager
+def hollow() -> Iterator[None]:
+    """Within it the device holds only shapes; what the host reads of it is 1."""
+    compute, special = phantom_cuda.computed, phantom_cuda._SPECIAL
+
+    def computed(func: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - torch's operations
+        if func is aten._local_scalar_dense.default:
+            return args[0].new_ones((), device="cpu").item()
+        return compute(func, args, kwargs)
+
+    def moved(func: Any, args: Any, options: Any) -> Any:  # noqa: ANN401
+        if func is aten.copy_.default:
+            return args[0]
+        if args[0].is_meta and options["device"] == "cpu":
+            return torch.ones(args[0].shape, dtype=options["dtype"] or args[0].dtype)
+        return func(*args, **options)
+
+    with (
+        patch.object(phantom_cuda, "STORE", torch.device("meta")),
+        patch.object(phantom_cuda, "computed", computed),
+        patch.object(phantom_cuda, "moved", moved),
+        patch.dict(special, {scaled_dot_product_attention: _attention}),
+    ):
+        yield
+
+
+def _attention(func: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
+    """Attention without the (L, L) matrix, as CUDA's fast kernels have it."""
+    given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+    query, key, value = given["query"], given["key"], given["value"]
+    if not isinstance(query, phantom_cuda.Phantom):
+        return NotImplemented
+    return aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, given.get("dropout_p", 0.0), given.get("is_causal", False),
+        attn_mask=given.get("attn_mask"), scale=given.get("scale"),
+    )[0]  # fmt: skip
 
 
 class Work:
@@ -71,7 +158,7 @@ class Work:
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        compute = phantom_cuda._computed
+        compute = phantom_cuda.computed
 
         def counted(func: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - torch's operations
             result = compute(func, args, kwargs)
@@ -79,7 +166,7 @@ class Work:
                 self.add(func, args, kwargs, result)
             return result
 
-        with patch.object(phantom_cuda, "_computed", counted):
+        with patch.object(phantom_cuda, "computed", counted):
             yield
 
     def add(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:  # noqa: ANN401
@@ -94,9 +181,7 @@ class Work:
         self.bytes += sum(min(value.nbytes, value.untyped_storage().nbytes()) for value in (*read, *made))
 
 
-def walk(
-    state: phantom_cuda.State, part: str, of: str, work: Callable[[], object], times: int = 0, beside: float = 0.0
-) -> Row:
+def walk(state: Meter, part: str, of: str, work: Callable[[], object], times: int = 0, beside: float = 0.0) -> Row:
     """A part's row, which it prints: what was most at once, with all that lies on the device or does `beside`.
 
     times: how often `fast` does it.
@@ -126,7 +211,7 @@ def full_size(device: torch.device) -> HostedUpFusion:
     return HostedUpFusion(config, **parts, device=device, dtype=torch.float16)
 
 
-def networks(state: phantom_cuda.State, count: int) -> list[Row]:
+def networks(state: Meter, count: int) -> list[Row]:
     model, schedule, anyone = full_size(state.device), DistillConfig.fast().schedule, "fast, draft"
     assert isinstance(schedule, FastSchedule)
     views = schedule.cameras
@@ -159,7 +244,7 @@ def networks(state: phantom_cuda.State, count: int) -> list[Row]:
     return [*rows, walk(state, "iteration", "reference", fitter.step)]
 
 
-def fields(state: phantom_cuda.State, weights: float, texture: int) -> list[Row]:
+def fields(state: Meter, weights: float, texture: int) -> list[Row]:
     config = DistillConfig.fast()
     assert isinstance(config.schedule, FastSchedule)
     fit, views = config.schedule.fit, config.schedule.cameras
@@ -223,9 +308,9 @@ def main() -> None:
     given = parser.parse_args()
     print("| part | of | its own, GB | all, GB | asked | TFLOP | GB moved | launches | waits | times in `fast` |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    with phantom_cuda.phantom(hollow=True) as state:
+    with hollow(), metered() as state:
         rows = networks(state, given.photos)
-    with phantom_cuda.phantom() as state:
+    with metered() as state:
         rows += fields(state, rows[0]["peak_gb"], given.texture)
     there = given.measured is not None and given.measured.is_file()
     cards = print_cards(rows, json.loads(given.measured.read_text(encoding="utf-8")) if there else None)

@@ -5,10 +5,9 @@ refuses is refused: operations on tensors of two places (but CPU scalars in poin
 tensors on the GPU), a generator of another place, products of whole numbers, numpy(). So is float64, which Apple's GPUs
 do not have and others are slow at, and, on a phantom "mps", what torch has no kernel of for it.
 
-The `State` that `phantom()` gives counts where the host `waits` for the device, by what and which line, `launches` of
-kernels, and the `peak` of bytes that lived there at once. `capture` records operations as a CUDA graph does and refuses
-what may not happen there. A hollow device holds only shapes, so that networks of full size can be walked for their
-bytes; what the host reads of it is 1. A phantom's own device is "meta", for which autograd needs no driver.
+The `State` that `phantom()` gives counts where the host `waits` for the device, by what and which line, and `launches`
+of kernels. `capture` records operations as a CUDA graph does and refuses what may not happen there. A phantom's own
+device is "meta", for which autograd needs no driver.
 """
 
 # ruff: noqa: ANN001, ANN401 - what torch calls and is called with is of any type
@@ -48,17 +47,14 @@ _FREE = ("aten::detach", "aten::alias", "aten::view", "aten::_unsafe_view", "ate
 class State:
     """What is counted, from the start of `phantom()` or the last `reset`."""
 
-    def __init__(self, kind: str, hollow: bool) -> None:
+    def __init__(self, kind: str) -> None:
         self.device = torch.device(kind, 0)
-        self.store = torch.device("meta" if hollow else "cpu")  # where the values are
         self.tape: list[tuple[Any, Any, Any, Any]] | None = None
-        self.live: dict[int, list[int]] = {}
-        self.bytes = 0
         self.reset()
 
     def reset(self) -> None:
         self.waits: Counter[tuple[str, str]] = Counter()
-        self.launches, self.peak = 0, self.bytes
+        self.launches = 0
 
     @property
     def waited(self) -> int:
@@ -78,35 +74,14 @@ class State:
         self.waits[what, place()] += 1
 
 
-class _Lease:
-    """What a phantom holds of the device's memory, until it dies; views of one storage hold it together."""
-
-    def __init__(self, inner: Tensor) -> None:
-        storage = inner.untyped_storage()
-        self.state, self.key = STATE, storage._cdata
-        if self.key not in STATE.live:
-            size = -(-storage.nbytes() // 512) * 512  # torch gives memory in pieces of 512 bytes
-            STATE.live[self.key] = [0, size]
-            STATE.bytes += size
-            STATE.peak = max(STATE.peak, STATE.bytes)
-        STATE.live[self.key][0] += 1
-
-    def __del__(self) -> None:
-        entry = self.state.live[self.key]
-        entry[0] -= 1
-        if not entry[0]:
-            self.state.bytes -= entry[1]
-            del self.state.live[self.key]
-
-
-STATE = State("cuda", hollow=False)
+STATE = State("cuda")
+STORE = torch.device("cpu")  # where the values are
 
 
 class Phantom(Tensor):
     """A tensor on the device that is not there; `inner` is what it wraps."""
 
     inner: Tensor
-    lease: _Lease
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Phantom:
@@ -116,7 +91,6 @@ class Phantom(Tensor):
             raise TypeError(f"{inner.dtype} on {STATE.device} at {place()}: Apple's GPUs lack it, others are slow")
         layout = (inner.size(), inner.stride(), inner.storage_offset())
         phantom = Tensor._make_wrapper_subclass(cls, *layout, dtype=inner.dtype, device="meta")
-        phantom.lease = _Lease(inner)  # first, so that it goes before the storage's number can be another's
         phantom.inner = inner
         return phantom
 
@@ -136,9 +110,6 @@ class Phantom(Tensor):
 
     def numpy(self, *, force: bool = False) -> Any:
         raise TypeError(f"can't convert {STATE.device} device type tensor to numpy. Use Tensor.cpu() first.")
-
-    def __array__(self, dtype: Any = None) -> Any:
-        return self.numpy()
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -275,12 +246,10 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if there:
         _check(func, args, tensors)
     _count(func, args, tensors)
-    if STATE.store.type == "meta" and func is aten._local_scalar_dense.default:
-        return args[0].inner.new_ones((), device="cpu").item()
     plain = _unwrapped((args, kwargs))
     if device is not None:
-        plain[1]["device"] = STATE.store
-    result = _computed(func, *plain)
+        plain[1]["device"] = STORE
+    result = computed(func, *plain)
     if STATE.tape is not None:
         STATE.tape.append((func, *plain, result))
     if wanted not in (STATE.device.type, "meta"):
@@ -291,8 +260,13 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     return tree_map_only(Tensor, Phantom, result)
 
 
-def _computed(func: Any, args: Any, kwargs: Any) -> Any:
-    """The operation on what is wrapped: here benchmarks/paper.py counts."""
+def computed(func: Any, args: Any, kwargs: Any) -> Any:
+    """The operation on what is wrapped: here, and where something is `moved`, benchmarks/paper.py counts."""
+    return func(*args, **kwargs)
+
+
+def moved(func: Any, args: Any, kwargs: Any) -> Any:
+    """A copy on the device, onto it, or from it, of what is wrapped."""
     return func(*args, **kwargs)
 
 
@@ -308,13 +282,10 @@ def _transferred(
     inner: Tensor = _unwrapped(tensor)
     if not here and not there:
         return aten._to_copy.default(tensor, device=device, **options)
-    if here != there:
-        if not (non_blocking and (here or tensor.is_pinned())):
-            STATE.wait("to the CPU" if here else "from the CPU")
-        if STATE.store.type == "meta":
-            inner = torch.ones(inner.shape, dtype=inner.dtype) if here else inner.to("meta")
+    if here != there and not (non_blocking and (here or tensor.is_pinned())):
+        STATE.wait("to the CPU" if here else "from the CPU")
     STATE.launches += there
-    result = aten._to_copy.default(inner, **options)
+    result = moved(aten._to_copy.default, (inner,), options | {"device": STORE if there else "cpu"})
     if STATE.tape is not None:
         STATE.tape.append((aten._to_copy.default, (inner,), options, result))
     return Phantom(result) if there else result
@@ -326,8 +297,7 @@ def _copied(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         STATE.wait("to the CPU" if here else "from the CPU")
     STATE.launches += 1
     plain = _unwrapped((into, source))
-    if here == there or STATE.store.type == "cpu":
-        aten.copy_.default(*plain)
+    moved(aten.copy_.default, plain, {})
     if STATE.tape is not None:
         STATE.tape.append((aten.copy_.default, plain, {}, plain[0]))
     return into
@@ -422,26 +392,11 @@ def _new_tensor(func: Any, args: Any, kwargs: Any) -> Any:
     return _tensor(torch.tensor, (data,), {"dtype": tensor.dtype, "device": STATE.device, **kwargs})
 
 
-def _attention(func: Any, args: Any, kwargs: Any) -> Any:
-    """Attention without the (L, L) matrix, as CUDA's fast kernels have it; a hollow device's needs no values."""
-    given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
-    query, key, value = given["query"], given["key"], given["value"]
-    if not isinstance(query, Phantom):
-        return NotImplemented
-    _check(aten.bmm.default, (query,), [query, key, value])
-    return aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, given.get("dropout_p", 0.0), given.get("is_causal", False),
-        attn_mask=given.get("attn_mask"), scale=given.get("scale"),
-    )[0]  # fmt: skip
-
-
 _SPECIAL: dict[Any, Callable[[Any, Any, Any], Any]] = {
     Tensor.to: _to,
-    Tensor.cuda: lambda func, args, kwargs: args[0].to(STATE.device),
     torch.tensor: _tensor,
     torch.as_tensor: _tensor,
     Tensor.new_tensor: _new_tensor,
-    torch.nn.functional.scaled_dot_product_attention: _attention,
 }
 
 
@@ -489,9 +444,6 @@ def capture(graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
 class _Stream:
     def wait_stream(self, _: Any) -> None: ...
 
-    def synchronize(self) -> None:
-        STATE.wait("synchronize")
-
     def is_capturing(self) -> bool:
         return STATE.tape is not None
 
@@ -505,7 +457,7 @@ def _forget() -> None:
 
 
 @contextlib.contextmanager
-def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
+def phantom(kind: str = "cuda") -> Iterator[State]:
     """Within it torch believes in one GPU, "cuda" or "mps"."""
     global STATE
 
@@ -515,8 +467,7 @@ def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
     told: dict[str, Any] = {
         "is_available": lambda: cuda, "device_count": lambda: int(cuda), "current_device": lambda: 0,
         "is_initialized": lambda: cuda, "is_bf16_supported": lambda *_, **__: True,
-        "get_device_name": lambda *_: "Phantom", "get_device_capability": lambda *_: (8, 6),
-        "mem_get_info": lambda *_: (8 << 30, 8 << 30), "max_memory_allocated": lambda *_: STATE.peak,
+        "get_device_capability": lambda *_: (8, 6),
         "_exchange_device": lambda _: 0, "_maybe_exchange_device": lambda _: 0,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "synchronize": lambda *_: STATE.wait("synchronize"),
@@ -525,7 +476,7 @@ def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
     }  # fmt: skip
     silent = ("_lazy_init", "init", "empty_cache", "set_device", "reset_peak_memory_stats", "manual_seed_all")
     told |= dict.fromkeys((*silent, "manual_seed", "set_rng_state"), nothing)
-    before, STATE = STATE, State(kind, hollow)
+    before, STATE = STATE, State(kind)
     _forget()
     with contextlib.ExitStack() as stack:
         stack.callback(_forget)

@@ -7,15 +7,18 @@ from collections.abc import Callable
 import numpy as np
 
 
+def _glb(tree: str, rest: bytes) -> bytes:
+    text = tree.encode()
+    text += b" " * (-len(text) % 4)
+    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+
+
 def edited_glb(data: bytes, change: Callable[[dict], object]) -> bytes:
     """A GLB with its JSON changed in place."""
     length = struct.unpack("<I", data[12:16])[0]
     tree = json.loads(data[20 : 20 + length])
     change(tree)
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    rest = data[20 + length :]
-    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+    return _glb(json.dumps(tree), data[20 + length :])
 
 
 def made_glb(tree: dict, arrays: dict[str, np.ndarray], **changes: dict) -> bytes:
@@ -41,7 +44,4 @@ def made_glb(tree: dict, arrays: dict[str, np.ndarray], **changes: dict) -> byte
     text = json.dumps(whole)
     for name, number in places.items():
         text = text.replace(f'"{name}"', str(number))
-    text += " " * (-len(text) % 4)
-    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text.encode()
-    chunks += struct.pack("<II", len(binary), 0x004E4942) + binary
-    return b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
+    return _glb(text, struct.pack("<II", len(binary), 0x004E4942) + binary)

@@ -11,8 +11,6 @@ from upfusion_core import Cameras, orbit_cameras
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 META: dict[str, Any] = json.loads((GOLDEN / "meta.json").read_text())
-
-
 QUERY_ROUNDING = 1e-6
 """What float32 leaves open in the release's Plücker queries: sixteen halves of its step at 1."""
 

@@ -29,18 +29,13 @@ STAMP = "made_by_rule.json"
 Shapes = dict[str, tuple[int, ...]]
 
 
-def rule_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 values of parameter `name`."""
+def rule_tensor(name: str, shape: tuple[int, ...] | list[int]) -> Tensor:
+    """The float32 values of parameter `name`, the checkpoint's full name."""
     noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(math.prod(shape))
     values = noise.astype(np.float32).reshape(shape)
     if len(shape) >= 2:
-        return values / np.float32(math.sqrt(math.prod(shape[1:])))
-    return values * np.float32(0.1) + np.float32(name.endswith("weight"))
-
-
-def rule_tensor(name: str, shape: tuple[int, ...] | list[int]) -> Tensor:
-    """`rule_array` as a tensor; `name` is the checkpoint's full name."""
-    return torch.from_numpy(rule_array(name, tuple(shape)))
+        return torch.from_numpy(values / np.float32(math.sqrt(math.prod(shape[1:]))))
+    return torch.from_numpy(values * np.float32(0.1) + np.float32(name.endswith("weight")))
 
 
 def rule_state_dict(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> dict[str, Tensor]:

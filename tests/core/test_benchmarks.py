@@ -53,15 +53,3 @@ def test_numbers_by_hand() -> None:
     found = meshes.solidity(MeshAsset(vertices, faces, vertices.clamp(0, 1)))
     assert found == {"closed": True, "pieces": 2, "whole": pytest.approx(0.75)}
     assert not meshes.solidity(MeshAsset(vertices, faces[1:], vertices.clamp(0, 1)))["closed"]
-    row = {"error": [1.0], "accepted": [True], "seconds": 1.0}
-    rows = [row | {"without": 10.0, "with": 11.0}, row | {"without": 20.0, "with": 24.0}, row]
-    found = script("photo_cameras").summary(rows)
-    assert (found["fields"], found["box PSNR without (dB)"], found["gain (dB)"]) == (2, 15.0, "+2.500 ± 1.500")
-    good = {"closed": True, "whole": 1.0, "processor_seconds": 5.0, "peak_megabytes": 700}
-    bad = good | {"closed": False, "whole": 0.9, "peak_megabytes": 900}
-    rows = [
-        {"object": 0, "geometry": good, "textured": {"round": 30.0, "warnings": []}},
-        {"object": 1, "geometry": bad, "textured": {"round": 27.0, "warnings": ["a"]}},
-    ]
-    found = meshes.summary(rows)
-    assert (found["closed"], found["whole_enough"], found["round_enough"], found["without_warning"]) == (1, 1, 1, 1)

@@ -7,17 +7,15 @@ import tiny_training
 import torch
 
 from upfusion_core import InputViews, RadianceField, estimate_photo_cameras, orbit_cameras, random_cameras
-from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.evaluation.metrics import haarpsi
 
 SIZE = tiny_training.SIZE
-TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
 def test_the_chain_in_another_default_precision(precision: torch.dtype, request: pytest.FixtureRequest) -> None:
     request.addfinalizer(partial(torch.set_default_dtype, torch.float32))
-    model, field = tiny_training.random_upfusion(seed=5), RadianceField(TINY)
+    model, field = tiny_training.random_upfusion(seed=5), RadianceField(tiny_training.FIELD)
     photos = (1 - torch.eye(SIZE)).expand(2, 3, SIZE, SIZE)
     views = InputViews(photos, 1 - photos[:, :1], torch.full((2, 2), 4.5))
 

@@ -72,11 +72,11 @@ def _small(rough: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruct, "DEMO_TURNTABLE_SIZE", 16)
 
 
-def run_block(block: documented.Block, folder: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:
+def run_block(block: documented.Block, folder: Path, where: str) -> None:
     if block.language in documented.COMMAND_LANGUAGES:
         for line, words in documented.commands(block):
             try:
-                run(words, folder, capsys)
+                run(words, folder)
             except Exception as error:
                 raise AssertionError(f"{where}:{line}: {' '.join(words)}\n{error}") from error
     elif block.language == "python":
@@ -100,16 +100,16 @@ each_page = pytest.mark.parametrize("page", [pytest.param(PAGES[0], id="README.m
 
 
 @each_page
-def test_every_block_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_block_runs(page: Path, folder: Path) -> None:
     for block in documented.blocks(page):
-        run_block(block, folder, capsys, name_of(page))
+        run_block(block, folder, name_of(page))
 
 
 @each_page
-def test_commands_in_the_text_exist(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_in_the_text_exist(page: Path, tmp_path: Path) -> None:
     for line, words in documented.inline_commands(page):
         try:
-            run(words, tmp_path, capsys, check_only=True)
+            run(words, tmp_path, check_only=True)
         except Exception as error:
             raise AssertionError(f"{name_of(page)}:{line}: {' '.join(words)}\n{error}") from error
 

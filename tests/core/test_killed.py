@@ -42,7 +42,6 @@ def short(config: DistillConfig) -> DistillConfig:
 @pytest.fixture(autouse=True)
 def _shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the short schedule where the commands take theirs from."""
-
     quick = {"mesh_resolution": 24, "mesh_samples": 200}
     asked, chosen, named = datasets.evaluation_config, reconstruct.distill_config, DistillConfig.named
     monkeypatch.setattr(datasets, "evaluation_config", lambda command: replace(asked(command), **quick))

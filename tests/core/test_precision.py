@@ -8,7 +8,7 @@ import torch
 from odd_values import assert_finite
 from tiny_training import FIELD
 
-from upfusion_core import DistillConfig, RadianceField, UpFusion, example_views, orbit_cameras
+from upfusion_core import DistillConfig, UpFusion, example_views, orbit_cameras
 from upfusion_core.config import DraftSchedule, FastSchedule, FitConfig, RaySampling, ReferenceSchedule
 
 
@@ -25,25 +25,22 @@ def configuration(preset: str) -> DistillConfig:
     return DistillConfig.named(preset, schedule=schedules[preset], field=FIELD)
 
 
-def distilled(model: UpFusion, config: DistillConfig) -> RadianceField:
-    """A field whose parameters and pictures are finite."""
-    scene = model.encode(example_views(0, 3).prepared(model.image_size))
-    steps: list[int] = []
-    generator = torch.Generator().manual_seed(0)
-    field = model.distill(scene, config, generator, on_step=lambda step, total, preview: steps.append(step))
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+PLACES = [pytest.param("cpu", torch.bfloat16, marks=pytest.mark.slow)]
+PLACES += [pytest.param("cuda", dtype, marks=GPU) for dtype in (torch.float16, torch.bfloat16)]
+
+
+@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
+@pytest.mark.parametrize(("device", "dtype"), PLACES)
+def test_low_precision_for_3000_iterations(preset: str, device: str, dtype: torch.dtype, tiny: Path) -> None:
+    model, steps = UpFusion.load("mini" if device == "cuda" else tiny, device=device, dtype=dtype), list[int]()
+    assert model.dtype == dtype
+    scene, generator = model.encode(example_views(0, 3).prepared(model.image_size)), torch.Generator().manual_seed(0)
+    field = model.distill(scene, configuration(preset), generator, on_step=lambda step, *_: steps.append(step))
     assert steps[-1] >= 3000
     seen = field.render(orbit_cameras([0.0, 120.0]), 32)
     assert_finite([field, seen])
     assert float(seen.rgb.std()) > 0
-    return field
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
-def test_bfloat16_for_3000_iterations(preset: str, tiny: Path) -> None:
-    model = UpFusion.load(tiny, device="cpu", dtype=torch.bfloat16)
-    assert model.dtype == torch.bfloat16
-    field = distilled(model, configuration(preset))
     assert {value.dtype for value in field.state_dict().values() if value.is_floating_point()} == {torch.float32}
 
 
@@ -56,11 +53,3 @@ def test_the_bundled_model_in_bfloat16_paints_what_it_paints_in_float32() -> Non
         assert_finite(model.sample(scene, orbit_cameras([0.0, 120.0]), steps=10, guidance=2.0).rgb)
         pictures.append(model.predict(scene, orbit_cameras([0.0, 120.0]), 32))
     assert float((pictures[0] - pictures[1]).abs().max()) < 0.1
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
-def test_low_precision_on_a_gpu_for_3000_iterations(preset: str, dtype: torch.dtype) -> None:
-    distilled(UpFusion.load("mini", device="cuda", dtype=dtype), configuration(preset))

@@ -1,15 +1,14 @@
 """The size and shape of the code: printed by `pytest tests/core/test_structure.py -s`, and held to ceilings."""
 
 import ast
-from collections import Counter, defaultdict
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
+from source_trees import ROOT, imported, parsed, sources
 
 import upfusion_core
 
-ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 CEILINGS = {
     "lines of upfusion_core": 19_500,  # 16,000; 1,800 true pixels, cameras; 700 files, GPUs; 300 model; 700 batch
@@ -24,14 +23,6 @@ CEILINGS = {
 }
 
 
-def sources(*folders: str) -> list[Path]:
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def lines(*folders: str) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources(*folders))
 
@@ -43,38 +34,22 @@ def used_at_one_place() -> list[str]:
     for tree in trees.values():
         uses.update(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
         uses.update(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-    return [
-        f"{path.relative_to(ROOT)}: {node.name}"
-        for path, tree in trees.items()
-        for node in tree.body
-        if isinstance(node, FUNCTIONS)
-        and not node.decorator_list
-        and node.name not in upfusion_core.__all__
-        and uses[node.name] <= 1
-    ]
+    found = [(path, node) for path, tree in trees.items() for node in tree.body if isinstance(node, FUNCTIONS)]
+    found = [(path, node) for path, node in found if not node.decorator_list and uses[node.name] <= 1]
+    return [f"{path}: {node.name}" for path, node in found if node.name not in upfusion_core.__all__]
 
 
-def imports() -> dict[str, set[str]]:
-    """Which files of package and nodes each file imports, anywhere in it; the table of public names is looked up."""
-    modules = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sources("upfusion_core", "nodes")}
-    modules = {name.removesuffix("/__init__"): path for name, path in modules.items()}
-    found: dict[str, set[str]] = defaultdict(set)
+def circle() -> list[str]:
+    """Modules of package and nodes that import each other in a circle, if any do."""
+    paths = {path.relative_to(ROOT).with_suffix("").parts: path for path in sources("upfusion_core", "nodes")}
+    modules = {("." + ".".join(parts)).removesuffix(".__init__"): path for parts, path in paths.items()}
+    del modules[".upfusion_core"]  # its table of public names is looked up
+    graph: TopologicalSorter[str] = TopologicalSorter()
     for name, path in modules.items():
-        package = path.relative_to(ROOT).parts[:-1]
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.ImportFrom) and node.level and name != "upfusion_core":
-                folders = package[: len(package) - node.level + 1]
-                base = "/".join([*folders, *(node.module or "").split(".")]).strip("/")
-                inner = [f"{base}/{alias.name}" for alias in node.names]
-                targets = {each if each in modules else base for each in inner}
-                found[name] |= (targets & modules.keys()) - {name}
-    return found
-
-
-def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Files that import each other in a circle, if any do."""
+        targets = {each if each in modules else each.rpartition(".")[0] for each in imported(path)}
+        graph.add(name, *(targets - {name}))
     try:
-        TopologicalSorter(graph).prepare()
+        graph.prepare()
     except CycleError as error:
         return error.args[1]
     return []
@@ -82,7 +57,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 def test_the_code_is_no_larger_than_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     code = sources("upfusion_core", "nodes")
-    once, found_circle = used_at_one_place(), circle(imports())
+    once, found_circle = used_at_one_place(), circle()
     found = [node for path in code for node in ast.walk(parsed(path)) if isinstance(node, FUNCTIONS)]
     counts = {
         "lines of upfusion_core": lines("upfusion_core"),

@@ -173,8 +173,7 @@ def test_a_planted_fault_is_caught(says: str, monkeypatch: pytest.MonkeyPatch) -
             fitter.step()
 
 
-@pytest.mark.parametrize("name", ["sparse", "grid_sampler", "scatter_reduce", "float64"])
-def test_what_apple_lacks_is_refused(name: str) -> None:
+def test_what_apple_lacks_is_refused() -> None:
     with phantom_cuda.phantom("mps") as state:
         x = torch.ones(4, 4, device=state.device)
         calls: dict[str, Callable[[], Tensor]] = {
@@ -183,8 +182,9 @@ def test_what_apple_lacks_is_refused(name: str) -> None:
             "scatter_reduce": lambda: x.scatter_reduce(0, torch.zeros_like(x, dtype=torch.int64), x, "mean"),
             "float64": x.double,
         }
-        with pytest.raises((NotImplementedError, TypeError), match=name):
-            calls[name]()
+        for name, call in calls.items():
+            with pytest.raises((NotImplementedError, TypeError), match=name):
+                call()
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "encoder", "diffusion"])
