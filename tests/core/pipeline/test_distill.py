@@ -160,7 +160,7 @@ def test_steps(run: Run, preset: str, path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_views(run: Run, scene: SceneEncoding, path: Path, monkeypatch: pytest.MonkeyPatch, preset: str) -> None:
+def test_views(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch, preset: str) -> None:
     """Black views make it darker than white ones, on every way through the schedules, the same views the same field."""
     monkeypatch.setattr(distill, "FitConfig", lambda: FIT)
     black, seen = NovelViews(torch.zeros(2, 3, 32, 32), orbit_cameras([0.0, 90.0])), []
@@ -174,10 +174,6 @@ def test_views(run: Run, scene: SceneEncoding, path: Path, monkeypatch: pytest.M
     with torch.inference_mode():
         assert same(field, run(preset, checkpoint=path, views=black))
     refused("belongs to a run with other photos", run, preset, checkpoint=path)
-    graph, shot = (
-        replace(each, focal=each.focal.clone().requires_grad_()) for each in (black.cameras, scene.reference)
-    )
-    assert same(field, run(preset, scene=replace(scene, reference=shot), views=NovelViews(black.rgb, graph)))
 
 
 def test_silhouettes_bound_the_field(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,9 +217,7 @@ def test_states_of_others(run: Run, path: Path) -> None:
     for changed in ({"seed": 4}, {"config": tiny("draft", guidance=2.0)}, {"prompt": ""}):
         refused("belongs to a run with other", run, **({"config": "draft", "checkpoint": path} | changed))
     path.write_bytes(b"junk")
-    unfit("delete it", run, "draft", checkpoint=path)
-    torch.save({"a": 1}, path)
-    unfit("must be the saved state of a distillation, but is another kind", run, "draft", checkpoint=path)
+    unfit("saved state of a distillation.*delete it", run, "draft", checkpoint=path)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -258,7 +252,6 @@ def test_presets_and_schedules() -> None:
     assert [repaint_steps(level, 10) for level in plan.levels] == [10, 7, 4, 2]
     refused("perceptual_weights", DistillConfig.reference, perceptual="lpips")
     refused("the preset draft has no perceptual term", DistillConfig.draft, perceptual="dino")
-    refused("levels", FastSchedule, levels=(0.5, 0.0))
     refused(r"guided\[1\]", FastSchedule, guided=(0.6, 0.4))
 
 
@@ -310,31 +303,20 @@ def test_lpips_of_the_user_s_file_is_used(run: Run, tmp_path: Path) -> None:
     assert not same(run(config), run(tiny("reference", perceptual="none")))
 
 
-# 4 cameras, 4 + 2 steps, twice each where there is guidance:
-# of the timesteps 801, 601, 401, 201, then 401, 201 those below 600 are guided
-@pytest.mark.parametrize(("guided", "expected"), [((0.0, 1.0), 4 * (4 + 2) * 2), ((0.2, 0.6), 4 * (6 + 4))])
-def test_network_evaluations(model: UpFusion, run: Run, guided: tuple[float, float], expected: int) -> None:
-    counted: list[int] = []
-    handle = model.unet.register_forward_pre_hook(lambda _, arguments: counted.append(len(arguments[0])))
-    run(tiny("fast", schedule=replace(SCHEDULE, guided=guided)))
-    handle.remove()
-    assert sum(counted) == expected
-
-
 def test_painted_views_become_targets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each round gets the renders of the field as it is, and the field goes towards what is painted of them."""
-    seen, levels = [], []
+    seen, told = [], []
 
-    def black(prior: object, cond: object, *, pictures: Tensor, level: float, seeds: list[int], **_: object) -> Tensor:
+    def black(_prior: object, _cond: object, *, pictures: Tensor, seeds: list[int], **options: Any) -> Tensor:  # noqa: ANN401
         seen.append(float(pictures.mean()))
-        levels.append(level)
+        told.append((options["level"], options["guidance"], options["guidance_window"]))
         assert len(set(seeds)) == 1
         return torch.zeros_like(pictures)
 
     monkeypatch.setattr(distill, "sample_views", black)
-    schedule = replace(SCHEDULE, agreement=0.0, photo_weight=0.0, fit=replace(FIT, iterations=63))
-    field = run(tiny("fast", schedule=schedule))
-    assert levels == [1.0, 0.5]
+    options = {"agreement": 0.0, "photo_weight": 0.0, "fit": replace(FIT, iterations=63), "guided": (0.2, 0.6)}
+    field = run(tiny("fast", guidance=2.0, schedule=replace(SCHEDULE, **options)))
+    assert told == [(1.0, 2.0, (0.2, 0.6)), (0.5, 2.0, (0.2, 0.6))]
     assert seen[1] < seen[0] - 0.02
     assert float(field.render(orbit_cameras([0.0, 90.0]), 16).rgb.mean()) < seen[1]
 
@@ -345,10 +327,8 @@ def test_photos_whose_cameras_are_known(
     cameras = orbit_cameras([0.0, 90.0, 200.0])
     estimated = PhotoCameras(cameras, torch.tensor([True, False, True]), torch.tensor([1.0, 0.1, 0.9]))
     monkeypatch.setattr(distill, "estimate_photo_cameras", lambda *_, **__: estimated)
-    schedule, original = (
-        replace(SCHEDULE, levels=(0.5,), photo_weight=2.5, all_photos=True),
-        fitting.FieldFitter.set_views,
-    )
+    schedule = replace(SCHEDULE, levels=(0.5,), photo_weight=2.5, all_photos=True)
+    original = fitting.FieldFitter.set_views
 
     def targets(**options: object) -> FittedPictures:
         with patch.object(fitting.FieldFitter, "set_views", autospec=True, side_effect=original) as told:

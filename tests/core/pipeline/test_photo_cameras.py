@@ -157,4 +157,3 @@ def test_what_is_refused(model: UpFusion, scene: SceneEncoding) -> None:
     found = estimate_photo_cameras(model, scene_of(model, masks), search=SMALL)
     assert not found.accepted[1]
     refused("must hold its photos", estimate_photo_cameras, model, replace(scene, views=None))
-    refused(r"PhotoCameras.score must be \(2\)", PhotoCameras, orbit_cameras([0.0, 9.0]), torch.ones(2), torch.ones(3))

@@ -38,12 +38,12 @@ def test_alpha_is_kept_straight() -> None:
     assert read_photo(cutout).coverage is None  # opaque everywhere says nothing
 
 
-@pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "grey.png"), (np.int32, "grey.tiff")])
-def test_sixteen_bit_grey_keeps_its_precision(dtype: type, name: str, tmp_path: Path) -> None:
-    values = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(dtype)
-    Image.fromarray(values).save(tmp_path / name)
-    expected = torch.from_numpy(values.astype(np.float32) / 65535).expand(3, -1, -1)
-    assert torch.equal(read_photo(tmp_path / name).rgb, expected)
+def test_sixteen_bit_grey_keeps_its_precision(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.int32)
+    for stored, name in ((values.astype(np.uint16), "grey.png"), (values, "grey.tiff")):
+        Image.fromarray(stored).save(tmp_path / name)
+        expected = torch.from_numpy(values.astype(np.float32) / 65535).expand(3, -1, -1)
+        assert torch.equal(read_photo(tmp_path / name).rgb, expected)
 
 
 def test_arrays_tensors_and_floats_agree() -> None:
@@ -64,13 +64,10 @@ def test_what_is_no_picture() -> None:
         (Image.fromarray(np.full((SIDE, SIDE), 70000, np.int32)), r"0\.\.65535"),
         (GOOD.masked_fill(GOOD.max() <= GOOD, torch.nan), "photo 1 must be finite, got 1 NaN"),
         ((GOOD * 255).round(), r"\[0, 1\], got \[.*\]; divide 8-bit values by 255"),
-        ((GOOD * 255).byte(), r"floating point, got torch\.uint8; divide"),
         (GOOD.permute(1, 2, 0), r"got \(12, 12, 3\); its channels come last: use \.permute\(2, 0, 1\)"),
         (GOOD[0], r"got \(12, 12\); give one picture"),
-        (np.zeros((SIDE, SIDE, 3), np.float32), "must be uint8"),
         (3, "must be a path, a PIL image or a tensor, got int"),
         (Image.new("RGB", (1, 1)), "at least 8 x 8 pixels, got 1 x 1"),
-        (Image.new("RGB", (0, 5)), "must hold pixels, got 0 x 5"),
     ):
         unusable(words, read_photo, source)
 
@@ -83,21 +80,15 @@ def test_missing_file_folder_text_and_empty_file(tmp_path: Path) -> None:
         unusable(r"photo 1 \(a\.jpg\) must be a whole picture file, .*; save it anew", read_photo, tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("kind", ["jpg", "png", "gif", "webp", "tiff", "bmp"])
-def test_truncated_files_never_escape_with_another_error(kind: str, tmp_path: Path) -> None:
-    image = Image.fromarray(np.random.RandomState(3).randint(0, 256, (64, 64, 3), dtype=np.uint8))
-    path = tmp_path / f"cut.{kind}"
-    image.save(path)
-    data = path.read_bytes()
-    for length in (len(data) // 2, len(data) // 3, 20):
-        path.write_bytes(data[:length])
-        unusable("save it anew as PNG or JPEG", read_photo, path)
-
-
-def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
-    path, rng = tmp_path / "d.jpg", np.random.RandomState(4)
-    Image.fromarray(rng.randint(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+def test_cut_and_damaged_files_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
+    rng = np.random.RandomState(4)
+    for kind in ("bmp", "gif", "webp", "tiff", "png", "jpg"):
+        path = tmp_path / f"d.{kind}"
+        Image.fromarray(rng.randint(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        for length in (len(data) // 2, 20):
+            path.write_bytes(data[:length].tobytes())
+            unusable("save it anew as PNG or JPEG", read_photo, path)
     for _ in range(60):
         damaged = data.copy()
         damaged[rng.randint(0, len(data), 20)] = rng.randint(0, 256, 20)
@@ -106,15 +97,14 @@ def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
         assert photo is None or min(photo.rgb.shape) == 3
 
 
-@pytest.mark.parametrize("side", [15_900, 60_000])  # Pillow's own limit, which is the host's, stays out of it
-def test_decompression_bombs_are_refused_by_their_header(side: int, tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
     before, path = Image.MAX_IMAGE_PIXELS, tmp_path / "bomb.bmp"
     Image.new("1", (8, 8)).save(path)
     data = bytearray(path.read_bytes())
-    data[18:26] = side.to_bytes(4, "little") * 2
+    data[18:26] = (15_900).to_bytes(4, "little") * 2
     path.write_bytes(data)
-    unusable(f"must have at most 250 megapixels, its header says {side} x {side}", read_photo, path)
-    assert before == Image.MAX_IMAGE_PIXELS
+    unusable("must have at most 250 megapixels, its header says 15900 x 15900", read_photo, path)
+    assert before == Image.MAX_IMAGE_PIXELS  # Pillow's own limit, which is the host's, stays out of it
 
 
 def test_hostile_files(tmp_path: Path) -> None:
@@ -237,15 +227,12 @@ def test_no_fringe_of_hidden_colors() -> None:
         assert 0 <= float(views.rgb.min()) <= float(views.rgb.max()) <= 1
 
 
-@pytest.mark.parametrize("size", [24, 64, 150])
-def test_resample_agrees_with_torch_away_from_the_border(size: int) -> None:
+def test_resample_agrees_with_torch_away_from_the_border_and_is_exact_of_whole_pixels() -> None:
     values = torch.rand(64, 64, generator=torch.Generator().manual_seed(1))
-    expected = interpolate(values[None, None], (size, size), mode="bicubic", antialias=True, align_corners=False)[0, 0]
-    inner = slice(size // 8, size - size // 8)
-    assert torch.allclose(resample(values, (0, 0, 64, 64), size)[inner, inner], expected[inner, inner], atol=1e-5)
-
-
-def test_resample_of_whole_pixels_is_exact() -> None:
+    for size in (24, 64, 150):
+        expected = interpolate(values[None, None], (size, size), mode="bicubic", antialias=True)[0, 0]
+        inner = slice(size // 8, size - size // 8)
+        assert torch.allclose(resample(values, (0, 0, 64, 64), size)[inner, inner], expected[inner, inner], atol=1e-5)
     values = torch.rand(30, 40)
     expected = torch.cat([torch.zeros(16, 2), values[3:19, :14]], dim=1)
     assert torch.equal(resample(values, (-2, 3, 14, 19), 16), expected)
@@ -328,7 +315,6 @@ def test_what_cannot_be_framed() -> None:
         (([],), {}, InputError, "expected 1 to 64 photos, got 0"),
         (([PHOTO] * 65,), {}, InputError, "expected 1 to 64 photos, got 65; choose the most different views"),
         (([PHOTO] * 2, [torch.ones(32, 32)]), {}, InputError, "expected one mask for each of 2 photos, got 1"),
-        ((5,), {}, InputError, "images must be a list of them, got int"),
         ((PHOTO,), {"margin": 0.9}, InputError, "margin"),
         (([PHOTO] * 2, [None, torch.zeros(32, 32)]), {}, PhotoError, "photo 2 must cover the object, but it is empty"),
         ((torch.cat([PHOTO, PHOTO[:1] * 0]),), {"crop": False}, PhotoError, "photo 1 must cover the object, but it is"),

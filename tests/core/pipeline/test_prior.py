@@ -38,7 +38,8 @@ def test_replays_follow_inputs_constants_and_settings() -> None:
     calls = CapturedCalls(function, recorder)
     first, second = torch.arange(3.0), torch.ones(3)
     three, five = constants(3.0), constants(5.0)
-    kept = calls(first, second, three)
+    with torch.inference_mode():  # which hosts call from, and not always
+        kept = calls(first, second, three)
     for given in (three, five, five, three):
         torch.testing.assert_close(calls(first + 1, second * 2, given), function(first + 1, second * 2, given))
     assert recorder.call_count == 1
@@ -50,13 +51,6 @@ def test_replays_follow_inputs_constants_and_settings() -> None:
         first, given = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows)), constants(1.0, count)
         torch.testing.assert_close(calls(first, first, given), function(first, first, given))
     assert recorder.call_count == 3
-    calls = CapturedCalls(function, record)
-    with torch.inference_mode():
-        first, given = torch.arange(3.0), constants(3.0)
-        calls(first, first, given)
-    with torch.no_grad():
-        other = constants(2.0)
-        torch.testing.assert_close(calls(first, first + 1, other), function(first, first + 1, other))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

@@ -196,11 +196,6 @@ def _heights(signed: Tensor) -> Tensor:
     return extract.height_of((signed * 0.7).exp(), 1.0).half()
 
 
-def _grid(size: int) -> Tensor:
-    axis = torch.arange(size) - (size - 1) / 2
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-
-
 def _triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 9), each triangle turned so that its least corner leads, in ascending order."""
     corners = np.round(vertices[faces].astype(np.float64), 3)
@@ -209,7 +204,7 @@ def _triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return turned[np.lexsort(turned.T)]
 
 
-X, Y, Z = _grid(20).unbind(-1)
+X, Y, Z = torch.meshgrid(*[torch.arange(20) - 9.5] * 3, indexing="ij")
 TORUS = _heights(2.3 - torch.hypot(torch.hypot(X, Z) - 6.0, Y))
 APART = torch.cat([TORUS, torch.full((9, 20, 20), -extract.SPREAD).half(), TORUS])
 ROUGH = _heights(torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(3)))
@@ -225,17 +220,3 @@ def test_slabs_are_the_whole(heights: Tensor, slab: int) -> None:
     ours = _triangles(vertices.numpy(), faces.numpy())
     np.testing.assert_allclose(ours, _triangles(whole - 1, whole_faces), atol=2e-3)
     assert solid(vertices, faces).volume > 0
-
-
-def test_floaters_and_hollows() -> None:
-    radius = _grid(30).norm(dim=-1)
-    shell = torch.minimum(13.0 - radius, radius - 6.0)
-    speck = 1.6 - (_grid(30) - torch.tensor([13.0, 13, 13])).norm(dim=-1)
-    told: list[float] = []
-    vertices, faces = extract.march(_heights(torch.maximum(shell, speck)), slab=9, report=told.append)
-    assert told[-1] == 1.0
-    assert solid(vertices, faces).body_count == 3
-    kept = solid(*extract.large_pieces(vertices, faces, 0.05))
-    assert kept.body_count == 1
-    assert kept.volume == pytest.approx(4 / 3 * math.pi * 13**3, rel=0.02)
-    assert solid(*extract.large_pieces(vertices, faces, 0.0)).body_count == 2

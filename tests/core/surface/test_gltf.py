@@ -156,6 +156,8 @@ def test_colours_of_materials_without_textures(tmp_path: Path, material: dict) -
     surface = read(tmp_path, material=material)
     close(surface.colors, [[0, 0.7354, 1]] * 4)
     assert surface.face_cutoff is None
+    unplaced = {"attributes": {"POSITION": "@square"}}  # a texture without coordinates is left out
+    assert read(tmp_path, material=base(baseColorTexture={"index": 0}), primitive=unplaced).textures == ()
 
 
 def seen(surface: Surface, size: int = 8) -> torch.Tensor:

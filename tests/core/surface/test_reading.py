@@ -9,8 +9,7 @@ import torch
 import trimesh
 from PIL import Image
 from refusals import refused
-from trimesh.visual import ColorVisuals, TextureVisuals
-from trimesh.visual.material import PBRMaterial
+from trimesh.visual import ColorVisuals
 
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.surface.rasterise import rasterise
@@ -27,14 +26,6 @@ def corners(surface: Surface) -> list[list[float]]:
     """Colours of the top left, top right, bottom left and bottom right, seen from +Z and filling the picture."""
     picture = rasterise(surface, orbit_cameras(0.0, 0.0, focal=1.0), 4).rgb[0]
     return [[round(v, 2) for v in picture[:, y, x].tolist()] for y in (1, 2) for x in (1, 2)]
-
-
-def test_a_texture_without_coordinates_is_left_out(tmp_path: Path) -> None:
-    visual = TextureVisuals(material=PBRMaterial(baseColorTexture=Image.fromarray(QUARTERS)))
-    trimesh.Trimesh(CORNERS, FACES, visual=visual, process=False).export(tmp_path / "a.glb")
-    surface = read_surface(tmp_path / "a.glb")
-    assert surface.textures == ()
-    assert surface.colors[0].tolist() == pytest.approx([1, 1, 1], abs=1e-3)
 
 
 def test_vertex_colours(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Atlas and baked texture: what each texel shows, that nothing overlaps, and that no border bleeds."""
 
 import math
-import threading
 from unittest.mock import Mock
 
 import pytest
@@ -110,15 +109,6 @@ def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch
         nearest = places[distances == distances.min()].long()  # several may be as near
         assert any(torch.equal(found[:, row, column], texture[:, y, x]) for y, x in nearest.tolist())
     torch.testing.assert_close(found[:, 25:], texture[:, covered].mean(1)[:, None, None].expand(3, 15, 20))
-
-
-def test_waiting_for_xatlas() -> None:
-    release = threading.Event()
-    with pytest.raises(KeyboardInterrupt):
-        texture_module._attended(release.wait, Mock(side_effect=[None, None, KeyboardInterrupt]))
-    release.set()
-    with pytest.raises(MemoryError):
-        texture_module._attended(Mock(side_effect=MemoryError), lambda: None)
 
 
 def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
