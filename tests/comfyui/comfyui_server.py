@@ -74,9 +74,9 @@ class Server:
         assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)[-4000:]
         return entry["outputs"]
 
-    def saved(self, prompt: dict[str, Any], node: str = "saved") -> list[Image.Image]:
-        """The pictures that a node of a workflow wrote."""
-        return [Image.open(self.base / "output" / image["filename"]) for image in self.run(prompt)[node]["images"]]
+    def pictures(self, output: dict[str, Any]) -> list[Image.Image]:
+        """The pictures that a node wrote."""
+        return [Image.open(self.base / "output" / image["filename"]) for image in output["images"]]
 
     def held(self) -> dict[str, Any]:
         """What the process holds once unused memory is given back: see probe.py."""

@@ -62,7 +62,7 @@ def shaped(number: int) -> Prompt:
 
 def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
     """Memory, open files, threads; and the first prompt gives the same pictures after all others."""
-    before = [picture.tobytes() for picture in server.saved(painted(0))]
+    before = [picture.tobytes() for picture in server.pictures(server.run(painted(0))["saved"])]
     held = []
     for number in range(ROUNDS):
         for prompt in (painted, compared, stock_alone, shaped):  # of other seeds: nothing comes from the cache
@@ -74,4 +74,4 @@ def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
     assert max(after["bytes"] for after in held[2:]) < GROWTH * first["bytes"]
     assert last["files"] == first["files"]
     assert last["threads"] == first["threads"]
-    assert [picture.tobytes() for picture in server.saved(painted(0))] == before
+    assert [picture.tobytes() for picture in server.pictures(server.run(painted(0))["saved"])] == before
