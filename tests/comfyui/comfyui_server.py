@@ -78,10 +78,6 @@ class Server:
         """The pictures that a node wrote."""
         return [Image.open(self.base / "output" / image["filename"]) for image in output["images"]]
 
-    def held(self) -> dict[str, Any]:
-        """What the process holds once unused memory is given back: see probe.py."""
-        return self.get("/probe")
-
     def interrupted_after(self, prompt_id: str) -> float:
         """Cancels a running workflow; gives the seconds until it stopped, without those it waited for a processor."""
         asked, waited = time.monotonic(), self._waited()
@@ -103,14 +99,6 @@ class Server:
             with suppress(FileNotFoundError):  # it has just ended
                 seconds[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
         return seconds
-
-    def answers(self) -> bool:
-        try:
-            self.get("/system_stats")
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert self.process.poll() is None, f"the server ended:\n{self.log[-4000:]}"
-            return False
-        return True
 
 
 @contextmanager
@@ -135,8 +123,9 @@ def start_server(base: Path, *, with_pack: bool = True) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=os.environ["COMFYUI_PATH"], env=environment, **streams)
     server = Server(process, port, base, log_file)
     try:
-        while not server.answers():
-            assert time.monotonic() < until, f"no answer after {START_SECONDS} s:\n{server.log[-4000:]}"
+        while "To see the GUI go to" not in server.log:
+            assert process.poll() is None, f"the server ended:\n{server.log[-4000:]}"
+            assert time.monotonic() < until, f"no start after {START_SECONDS} s:\n{server.log[-4000:]}"
             time.sleep(0.2)
         yield server
     finally:

@@ -68,7 +68,7 @@ def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
         for prompt in (painted, compared, stock_alone, shaped):  # of other seeds: nothing comes from the cache
             server.run(prompt(number))
         server.run(one_box(3, seed=number, **MINI))
-        held.append(server.held())
+        held.append(server.get("/probe"))
         print(f"round {number + 1}: {held[-1]['bytes'] / 1e6:.1f} MB, {len(held[-1]['files'])} files")
     first, last = held[1], held[-1]
     assert max(after["bytes"] for after in held[2:]) < GROWTH * first["bytes"]

@@ -67,12 +67,9 @@ def test_left_is_the_object_s_own(run_node: Run, head: nn.Module) -> None:
     assert side_of(right, NOSE) > 0.8
     assert torch.tensor([side_of(back, NOSE), side_of(right, EAR)]).isnan().all()
     assert masks.shape == (len(cameras), 48, 48)
-    longer = torch.stack([(masks > 0.5).any(axis).sum(1) for axis in (1, 2)]).amax(0)
-    assert (longer - 0.85 * 48).abs().max() <= 2
     assert front[0, 0, 0].tolist() == [1, 1, 1]
     black = run_node("UpFusionCanonicalViews", field=head, size=16, receiver="Pixal3D")[1]
     assert float(black[0, 0, 0].max()) < 1e-3
-    assert side_of(black, NOSE) < 0.35
 
 
 def test_others_meshes(run_node: Run, head: nn.Module, core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
