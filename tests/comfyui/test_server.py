@@ -59,7 +59,7 @@ def test_importing_delays_the_start_by_less_than_half_a_second(server: Server) -
 
 
 def test_a_missing_file(server: Server) -> None:
-    with pytest.raises(AssertionError, match=r"lost\.safetensors"):
+    with pytest.raises(AssertionError, match=r"lost\.safetensors is not in models/upfusion"):
         server.queue(sampled(1, weights="lost.safetensors"))
     inputs = server.get("/object_info/UpFusionLoadModel")["UpFusionLoadModel"]["input"]["required"]
     assert inputs["weights"][1]["options"] == ["mini", "quarter.safetensors"]

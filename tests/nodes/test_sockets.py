@@ -50,7 +50,6 @@ def test_unets_and_prompts_must_fit_the_model(pack: Pack) -> None:
         ("abc", "positive must be a CONDITIONING, got str"),
         ([(1,)], r"positive must hold pairs of an embedding and its options, got \(1,\)"),
         ([[torch.zeros(1, 77, 768), {}]], r"embeddings \(B, L, 48\), got \(1, 77, 768\); encode the prompt"),
-        ([[torch.full((1, 77, 48), math.nan), {}]], "positive's embedding must be finite, got 3696 NaN"),
     ):
         refused(message, pack("nodes.sockets").check_prompt, "positive", prompt, 48)
     pack("nodes.sockets").check_prompt("positive", [[torch.zeros(2, 154, 48), {}]], 48)

@@ -63,14 +63,15 @@ def test_invert_mask_guesses_nothing(run_node: Run) -> None:
     refused("mask of photo 1 must hold two values, .* got 0, 0.5, 1", prepared, run_node, [image], [three])
 
 
-def test_photos_that_are_not_on_white_are_marked(run_node: Run, shown: list[Tensor], lines: list[str]) -> None:
+def test_photos_that_are_not_on_white_are_marked(run_node: Run, shown: Mock, lines: list[str]) -> None:
     (image, mask), (clear, _) = square(*SMALL), square(*SMALL, alpha=True)
     white = torch.where(mask[..., None] > 0, image, torch.ones(1))
     images, masks = prepared(run_node, [image, white, clear], [])
     assert masks[0].min() == 1  # nothing of it is white
-    assert torch.equal(shown[-1][1:], images[1:])
-    assert torch.equal(shown[-1][0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
-    assert (shown[-1][0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
+    (preview,) = shown.call_args.args
+    assert torch.equal(preview[1:], images[1:])
+    assert torch.equal(preview[0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
+    assert (preview[0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
     first, *others = lines[-1].splitlines()
     assert re.match(r"photo 1: .* not white \(its median is 0, 0, 255 of 255\).*, or bg_removal_model$", first)
     assert others == ["photo 2: on white, the object is what is not", "photo 3: its transparency"]
