@@ -36,8 +36,9 @@ def prepared(run_node: Run, images: list[Tensor], masks: list[Tensor], **options
 
 
 def test_photos_are_framed_on_white(run_node: Run) -> None:
-    """The longer side fills 1 / margin of the cut: 256 of 512 pixels."""
-    images, masks = prepared(run_node, *zip(square(100, 50, (10, 50, 10, 30)), strict=True), margin=2.0)
+    """The longer side fills 1 / margin of the cut: 256 of 512 pixels, the other one half of that."""
+    image, mask = square(100, 50, (10, 50, 10, 30))
+    images, masks = prepared(run_node, [image], [mask], margin=2.0)
     torch.testing.assert_close(images[0, [256, 20], 256], torch.tensor([[1.0, 0, 0], [1, 1, 1]]), atol=5e-3, rtol=0)
     assert masks[0].sum() == pytest.approx(256 * 128, rel=0.01)
 
@@ -181,7 +182,7 @@ def test_sharp_ones(run_node: Run, core: ModuleType, folders: Path, monkeypatch:
     photos = "\n".join(f"{number}.png" for number in range(8))
     images, sheet, report, names = run_node(LOAD, photos=photos, count=5)
     assert {"0.png", "1.png", "2.png", "4.png"} < set(names.split("\n"))
-    assert (report.splitlines()[0], len(images), report.count(": blurred")) == ("5 of 8 taken", 5, 1)
+    assert (report.splitlines()[0], len(images), "3.png: blurred" in report) == ("5 of 8 taken", 5, True)
     colors = set(map(tuple, (255 * sheet[0]).round().int().reshape(-1, 3).tolist()))
     assert {(40, 160, 70), (210, 60, 50), (150, 150, 150)} <= colors  # frames round what is taken, blurred, alike
 
