@@ -22,7 +22,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 CANONICAL = ROOT / "workflows" / "upfusion_6_canonical_views.json"  # weights of Hunyuan3D, which no test has
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 RUN_SECONDS = 3600
-# ComfyUI's own templates; the last one is run: it needs neither models nor pictures
+# ComfyUI's own templates, in a package that it requires; the last is run: it needs neither models nor pictures
 STOCK = ("basic_mask_operations_and_compositing", "utility_birefnet_remove_background", "3d_moge_perspective_to_mesh")
 STOCK += ("basic_datatype_conversion",)
 
@@ -38,7 +38,9 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("path", [path for path in WORKFLOWS if path != CANONICAL], ids=lambda path: path.stem)
 def test_a_workflow_loads_and_runs(server: Server, path: Path, pictures: Path) -> None:
     report = in_the_frontend(server, pictures / f"{path.stem}.png", path)
-    ran_well(path, report)
+    is_whole(path, report["loaded"][-1])
+    assert report["errors"] == []
+    assert (report["status"], report["message"]) == ("success", "")
     assert report["outputs"]
 
 
@@ -64,34 +66,17 @@ def test_a_blueprint_loads(server: Server, path: Path, pictures: Path) -> None:
 
 def test_stock_templates_are_the_same_beside_ours(server: Server, pictures: Path, tmp_path: Path) -> None:
     """Loaded in tabs after one of our workflows, and run, as in a ComfyUI without the pack."""
-    templates = stock_templates()
+    python = os.environ.get("COMFY_PYTHON", sys.executable)
+    ask = "import comfyui_workflow_templates_json as p; print(p.__path__[0])"
+    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+    templates = [Path(done.stdout.strip()) / "templates" / f"{name}.json" for name in STOCK]
+    assert all(path.is_file() for path in templates)
     beside = in_the_frontend(server, pictures / "stock_beside.png", WORKFLOWS[1], *templates)
     is_whole(WORKFLOWS[1], beside["loaded"].pop(0))
     with start_server(tmp_path, with_pack=False) as plain:
         alone = in_the_frontend(plain, pictures / "stock_alone.png", *templates)
     assert beside["status"] == "success"
     assert beside == alone
-
-
-def test_ours_runs_beside_stock_templates(server: Server, pictures: Path) -> None:
-    ran_well(WORKFLOWS[1], in_the_frontend(server, pictures / "beside_stock.png", *stock_templates(), WORKFLOWS[1]))
-
-
-def stock_templates() -> list[Path]:
-    """The files of STOCK, in the package that ComfyUI's requirements install."""
-    python = os.environ.get("COMFY_PYTHON", sys.executable)
-    ask = "import comfyui_workflow_templates_json as p; print(p.__path__[0])"
-    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
-    found = [Path(done.stdout.strip()) / "templates" / f"{name}.json" for name in STOCK]
-    assert all(path.is_file() for path in found)
-    return found
-
-
-def ran_well(path: Path, report: dict[str, Any]) -> None:
-    """The last workflow was loaded whole and ran."""
-    is_whole(path, report["loaded"][-1])
-    assert report["errors"] == []
-    assert (report["status"], report["message"]) == ("success", "")
 
 
 def is_whole(path: Path, loaded: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -118,16 +119,12 @@ def lines(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def shown(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """The pictures that nodes show, instead of files in ComfyUI's temporary folder."""
-    pictures: list[torch.Tensor] = []
-
-    def preview(image: torch.Tensor, cls: object = None) -> SimpleNamespace:
-        pictures.append(image)
-        return SimpleNamespace(as_dict=lambda: {"images": ["a file"]})
-
-    monkeypatch.setattr(pack("nodes.views"), "ui", SimpleNamespace(PreviewImage=preview))
-    return pictures
+def shown(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What is called with pictures that nodes show; no files are written into ComfyUI's temporary folder."""
+    ui = Mock()
+    ui.PreviewImage().as_dict.return_value = {"images": ["a file"]}
+    monkeypatch.setattr(pack("nodes.views"), "ui", ui)
+    return ui.PreviewImage
 
 
 @pytest.fixture

@@ -82,6 +82,10 @@ def relative(value: Tensor, expected: Tensor) -> float:
     return float((value - expected).norm() / expected.norm())
 
 
+def close(found: Tensor, expected: Tensor | list[Any], atol: float = 1e-6) -> None:
+    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), atol=atol, rtol=0)
+
+
 def k_sample(model: Any, positive: Any, negative: Any, latent: dict, steps: int = 4, **options: Any) -> Tensor:
     """Latents from the stock KSampler, as scaled latents of the library."""
     import nodes

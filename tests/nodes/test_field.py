@@ -67,78 +67,63 @@ def test_the_mesh_lies_in_comfyui_s_frame(run_node: Run, ball: nn.Module) -> Non
     torch.testing.assert_close(torch.tensor(loaded.vertices).float(), mesh.vertices[0], atol=1e-6, rtol=0)
 
 
-def test_a_texture_is_srgb(run_node: Run, ball: nn.Module) -> None:
-    options = {"coloring": "texture", "texture_size": 64}
-    mesh = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, **options)[0]
-    assert mesh.texture.shape == (1, 64, 64, 3)
-    assert mesh.uvs.shape == (1, mesh.vertices.shape[1], 2)
-    assert mesh.vertex_colors is None  # glTF would multiply them with the texture
-    columns, lines = (mesh.uvs[0] * 64).long().clamp(0, 63).unbind(-1)  # v = 0 is the top row
-    found = mesh.texture[0, lines, columns]
-    torch.testing.assert_close(found.median(0).values, torch.tensor(COLOR), atol=0.01, rtol=0)
-
-
 def test_faces_of_a_textured_mesh(run_node: Run, ball: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack("nodes.field"), "TEXTURED_FACES", 300)
     options = ({}, {"coloring": "texture"}, {"coloring": "texture", "faces": 600}, {"faces": 200})
     settings = {"field": ball, "resolution": 20, "threshold": 12.0, "texture_size": 64}
-    colored, textured, more, few = (run_node(EXTRACT, **settings, **option)[0].faces.shape[1] for option in options)
+    meshes = [run_node(EXTRACT, **settings, **option)[0] for option in options]
+    colored, textured, more, few = (mesh.faces.shape[1] for mesh in meshes)
     assert few <= 200 < textured <= 300 < more <= 600 < colored
+    assert (meshes[1].texture.shape, meshes[1].uvs.shape) == ((1, 64, 64, 3), (1, meshes[1].vertices.shape[1], 2))
 
 
 @pytest.fixture
-def quick(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presets of a few steps."""
-    named = {name: core.DistillConfig.named(name) for name in ("draft", "fast", "reference")}
-    draft = named["draft"].schedule
-    fit = replace(draft.predicted_fit, iterations=4, points=2**11)
+def distilled(loaded: Loaded, run_node: Run, core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Distilled:
+    """The field that UpFusion Distill makes in a prompt, by presets of a few steps."""
+    draft, fast = core.DistillConfig.named("draft"), core.DistillConfig.named("fast")
+    fit = replace(draft.schedule.predicted_fit, iterations=4, points=2**11)
     first = {"predicted_cameras": 3, "predicted_size": 16, "predicted_fit": fit}
     rounds = {"cameras": 2, "predicted_size": 16, "predicted_iterations": 2, "levels": (1.0, 0.5), "steps": 2}
     schedules = {
-        "draft": replace(draft, **first, sampled_cameras=2, sampled_fit=fit, steps=2),
-        "fast": replace(named["fast"].schedule, **rounds, fit=replace(fit, iterations=6)),
-        "reference": replace(named["reference"].schedule, cameras=3, iterations=2, bootstrap=1),
+        "draft": replace(draft.schedule, **first, sampled_cameras=2, sampled_fit=fit, steps=2),
+        "fast": replace(fast.schedule, **rounds, fit=replace(fit, iterations=6)),
     }
-    field = named["draft"].field
-    field = replace(field, grid=replace(field.grid, table_size=2**10, finest=64))
-    small = {name: replace(named[name], schedule=schedule, field=field) for name, schedule in schedules.items()}
-    monkeypatch.setattr(core.DistillConfig, "named", lambda name, **changes: replace(small[name], **changes))
+    field = replace(draft.field, grid=replace(draft.field.grid, table_size=2**10, finest=64))
 
-
-@pytest.fixture
-def distilled(loaded: Loaded, run_node: Run, quick: None) -> Distilled:
-    """The field that UpFusion Distill makes in a prompt."""
+    def named(name: str, **changes: Any) -> Any:
+        return replace(draft, preset=name, schedule=schedules[name], field=field, **changes)
 
     def run(**changes: Any) -> Any:
         with torch.inference_mode():
             return run_node(DISTILL, **(loaded.inputs() | {"preset": "draft"} | changes))[0]
 
+    monkeypatch.setattr(core.DistillConfig, "named", named)
     return run
 
 
+def patched(model: Any) -> Any:
+    """A MODEL with one layer changed, as by a LoRA."""
+    other = model.clone()
+    with torch.inference_mode():
+        weight = {key: value for key, value in other.model.state_dict().items() if key.endswith("out.2.weight")}
+        other.add_patches({key: (torch.full_like(value, 0.3),) for key, value in weight.items()}, 1.0)
+    return other
+
+
 @pytest.mark.comfyui
-@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
-def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Distilled, preset: str) -> None:
-    field, again, other = (distilled(preset=preset, seed=seed) for seed in (3, 3, 2**64 - 1))
-    assert torch.isfinite(weights(field)).all()
-    assert torch.equal(weights(field), weights(again))
-    assert not torch.equal(weights(field), weights(other))
+def test_a_field_is_distilled_in_a_prompt(
+    run_node: Run, loaded: Loaded, distilled: Distilled, core: ModuleType
+) -> None:
+    """A patch on MODEL changes the object; so do seeds, prompts, and views to fit first."""
+    field = distilled()
+    plain = weights(field)
+    assert torch.isfinite(plain).all()
     assert not any(parameter.requires_grad for parameter in field.parameters())
     with torch.inference_mode():
         (cameras,) = run_node(ORBIT, count=1)
         assert run_node(RENDER, field=field, cameras=cameras, size=16)[0].shape == (1, 16, 16, 3)
-
-
-@pytest.mark.comfyui
-def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Distilled, core: ModuleType) -> None:
-    """A patch on MODEL, as a LoRA makes, changes the object; so do views to fit first, and prompts."""
-    plain = weights(distilled())
-    patched = loaded.model.clone()
-    name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
-    with torch.inference_mode():
-        patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
     prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
-    for changes in ({"model": patched}, {"positive": prompt}):
+    for changes in ({"model": patched(loaded.model)}, {"seed": 2**64 - 1}, {"positive": prompt}):
         assert not torch.allclose(plain, weights(distilled(**changes)))
     views = {"images": torch.zeros(2, 64, 64, 3), "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
     assert plain.shape != weights(distilled(**views)).shape  # their pixels are smaller than the model's
@@ -159,11 +144,7 @@ def test_a_cancelled_run(loaded: Loaded, distilled: Distilled, pack: Pack, monke
 
     monkeypatch.setattr(pack("nodes.field"), "progress_hook", lambda doing: on_step)
     assert list(folder.iterdir()) == []  # what is done is removed
-    patched = loaded.model.clone()
-    with torch.inference_mode():
-        name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
-        patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
-    for changes, last in (({}, 3), ({"seed": 1}, 0), ({"model": patched}, 0), ({"resume": False}, 0)):
+    for changes, last in (({}, 3), ({"seed": 1}, 0), ({"model": patched(loaded.model)}, 0), ({"resume": False}, 0)):
         stop[:] = [4]
         with pytest.raises(InterruptedError):
             distilled(preset="fast")

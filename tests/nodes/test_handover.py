@@ -6,8 +6,9 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from small_models import Pack, Run, refused
+from small_models import Pack, Run, close, refused
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
 
@@ -28,10 +29,6 @@ def head(core: ModuleType) -> nn.Module:
     return Head(core.DistillConfig.draft().field).requires_grad_(False).eval()
 
 
-def worst(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max())
-
-
 def test_canonical_cameras_name_and_frame_sides_as_the_receiver_does(pack: Pack) -> None:
     canonical, project = pack("nodes.handover").canonical_cameras, pack("upfusion_core").project
     corners = torch.tensor([[x, y, z] for x in (0.1, 0.3) for y in (-0.1, 0.3) for z in (-0.05, 0.05)])  # 0.4 high
@@ -39,18 +36,17 @@ def test_canonical_cameras_name_and_frame_sides_as_the_receiver_does(pack: Pack)
     ways = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0]])  # front, the object's own left, back, right
     focal = 1 / math.tan(math.radians(10))
     pixal = canonical(corners, "Pixal3D")
-    assert worst(pixal.centers, middle + ways * 0.4 * 1.1 * 0.5 * focal) < 1e-5  # its rig: 1.1 · 0.5 / tan(10 degrees)
-    assert worst(pixal.focal, torch.full((4, 2), focal)) < 1e-5
-    assert worst(pixal.principal, torch.zeros(4, 2)) == 0
-    assert worst(canonical(corners, "viewer").centers[1], pixal.centers[3]) < 1e-6
+    close(pixal.centers, middle + ways * 0.4 * 1.1 * 0.5 * focal, 1e-5)  # its rig: 1.1 · 0.5 / tan(10 degrees)
+    close(pixal.focal, [[focal, focal]] * 4, 1e-5)
+    close(pixal.principal, [[0, 0]] * 4, 0)
+    close(canonical(corners, "viewer").centers[1], pixal.centers[3])
     hunyuan = canonical(corners, "Hunyuan3D-2mv", elevation_degrees=20.0)
     for camera, way in zip(hunyuan, ways, strict=True):
         low, high = project(corners, camera)[0].aminmax(dim=0)
-        assert worst(low + high, torch.zeros(2)) < 1e-5  # in the middle
+        close(low + high, [0, 0], 1e-5)  # in the middle
         assert float((high - low).max()) == pytest.approx(2 * 0.85, abs=1e-5)
         raised = way * math.cos(math.radians(20)) + torch.tensor([0, math.sin(math.radians(20)), 0])
-        away = camera.centers[0] - middle
-        assert worst(away / away.norm(), raised) < 1e-5
+        close(normalize(camera.centers[0] - middle, dim=0), raised, 1e-5)
 
 
 def side_of(image: Tensor, color: tuple[float, ...]) -> float:
@@ -67,12 +63,9 @@ def test_left_is_the_object_s_own(run_node: Run, head: nn.Module) -> None:
     assert side_of(right, NOSE) > 0.8
     assert torch.tensor([side_of(back, NOSE), side_of(right, EAR)]).isnan().all()
     assert masks.shape == (len(cameras), 48, 48)
-    longer = torch.stack([(masks > 0.5).any(axis).sum(1) for axis in (1, 2)]).amax(0)
-    assert (longer - 0.85 * 48).abs().max() <= 2
     assert front[0, 0, 0].tolist() == [1, 1, 1]
     black = run_node("UpFusionCanonicalViews", field=head, size=16, receiver="Pixal3D")[1]
     assert float(black[0, 0, 0].max()) < 1e-3
-    assert side_of(black, NOSE) < 0.35
 
 
 def test_others_meshes(run_node: Run, head: nn.Module, core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +78,9 @@ def test_others_meshes(run_node: Run, head: nn.Module, core: ModuleType, monkeyp
     given = {"mesh": mesh, "views": views, "cameras": core.orbit_cameras(0.0)}
     out, _ = run_node("UpFusionProjectPhotos", **given, field=head)
     low, high = core.project_photos.call_args.args[0].vertices.aminmax(dim=0)
-    torch.testing.assert_close(low, torch.tensor([-0.09, -0.10, -0.12]), atol=0.012, rtol=0)
-    torch.testing.assert_close(high, torch.tensor([0.19, 0.14, 0.16]), atol=0.012, rtol=0)
-    torch.testing.assert_close(out.vertices, mesh.vertices, atol=1e-5, rtol=0)  # where it was
+    close(low, [-0.09, -0.10, -0.12], 0.012)
+    close(high, [0.19, 0.14, 0.16], 0.012)
+    close(out.vertices, mesh.vertices, 1e-5)  # where it was
     refused("got both", run_node, "UpFusionProjectPhotos", **given, field=head, placement=placement)
 
 
@@ -104,7 +97,7 @@ def test_splats_voxels_and_points(run_node: Run, head: nn.Module, pack: Pack, mo
     torch.testing.assert_close(outward.norm(dim=1), torch.full((int(ball.sum()),), 0.12), atol=0.01, rtol=0)
     w, x, y, z = rotations[ball].T
     thin = torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1)
-    assert float((thin * outward).sum(1).div(outward.norm(dim=1)).mean()) > 0.95
+    assert float((thin * normalize(outward)).sum(1).mean()) > 0.95
     assert float(opacities.median()) > 0.4
     cells, colors, resolution = voxel
     assert (resolution, int(cells.min()), int(cells.max())) == (40, 0, 39)

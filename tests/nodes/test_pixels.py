@@ -7,10 +7,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import COLOR, Pack, Run, refused
+from small_models import COLOR, Pack, Run, a_mesh, refused
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("types", "shown", "lines")
@@ -90,41 +91,40 @@ def test_photos_on_a_mesh(run_node: Run, ball: nn.Module, views: Any, cameras: A
 
 
 def test_a_mesh_of_another_program_is_laid_where_the_photos_show_it(
-    run_node: Run, ball: nn.Module, views: Any, cameras: Any, core: ModuleType, monkeypatch: pytest.MonkeyPatch
+    run_node: Run, views: Any, cameras: Any, core: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"mesh": run_node("UpFusionExtractMesh", field=ball, resolution=16)[0], "views": views}
-
     def register(asset: Any, photos: Any, known: Any) -> Any:
         laid = replace(asset, vertices=asset.vertices + 1)
         return SimpleNamespace(mesh=laid, report=lambda: str(known and known.accepted.tolist()))
 
     monkeypatch.setattr(core, "register_mesh", register)
-    laid, report = run_node("UpFusionRegisterMesh", **given)
-    torch.testing.assert_close(laid.vertices, given["mesh"].vertices + 1)
-    assert report == "None"
-    assert run_node("UpFusionRegisterMesh", **given, cameras=cameras)[1] == "[True, True, True]"
-    refused("one for each of 3 photos", run_node, "UpFusionRegisterMesh", **given, cameras=cameras[:2])
+    mesh, node = a_mesh(), "UpFusionRegisterMesh"
+    assert torch.equal(run_node(node, mesh=mesh, views=views)[0].vertices, mesh.vertices + 1)
+    for known, report in ((None, "None"), (cameras, "[True, True, True]")):
+        assert run_node(node, mesh=mesh, views=views, cameras=known)[1] == report
+    refused("one for each of 3 photos", run_node, node, mesh=mesh, views=views, cameras=cameras[:2])
 
 
-def test_a_field_of_views_and_a_data_set(
-    run_node: Run, ball: nn.Module, photos: tuple[Tensor, Tensor], cameras: Any, folders: Path, core: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    given = {"images": photos[0], "cameras": cameras, "masks": photos[1]}
-    monkeypatch.setattr(core, "fit_views", Mock(return_value=ball))
-    assert run_node("UpFusionFitViews", **given, seed=3)[0] is ball
+@pytest.fixture
+def given(photos: tuple[Tensor, Tensor], cameras: Any) -> dict[str, Any]:
+    return {"images": photos[0], "cameras": cameras, "masks": photos[1]}
+
+
+def test_a_field_of_views(run_node: Run, given: dict, core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "fit_views", Mock(return_value="a field"))
+    assert run_node("UpFusionFitViews", **given, seed=3) == ("a field",)
     ((views,), options) = core.fit_views.call_args
-    assert len(views.rgb) == 3
-    assert options["generator"].initial_seed() == 3
+    assert (len(views.rgb), options["generator"].initial_seed()) == (3, 3)
 
+
+@pytest.mark.usefixtures("folders")
+def test_a_data_set(run_node: Run, ball: nn.Module, given: dict, cameras: Any) -> None:
     mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32, threshold=12.0)
     (folder,) = run_node("UpFusionSaveDataset", **given, format="colmap", mesh=mesh, placement=placement)
-    names = ["view_001.png", "view_002.png", "view_003.png"]
-    assert sorted(path.name for path in (Path(folder) / "images").iterdir()) == names
-    rows = [line.split() for line in (Path(folder) / "sparse/0/points3D.txt").read_text().splitlines()]
-    radius = torch.tensor([[float(value) for value in row[1:4]] for row in rows]).norm(dim=1)
-    assert 0.05 < float(radius.mean()) < 0.3  # in the world, not one unit large
-    refused("one for each of 3 cameras", run_node, "UpFusionSaveDataset", images=photos[0][:2], cameras=cameras)
+    assert len(list(Path(folder, "images").glob("view_00?.png"))) == 3
+    points = np.loadtxt(Path(folder, "sparse/0/points3D.txt"), usecols=(1, 2, 3))
+    assert 0.05 < np.linalg.norm(points, axis=1).mean() < 0.3  # in the world, not one unit large
+    refused("one for each of 2 cameras", run_node, "UpFusionSaveDataset", **given | {"cameras": cameras[:2]})
 
 
 def test_the_viewer_sees_the_mesh_as_the_camera_sees_the_field(run_node: Run, ball: nn.Module, cameras: Any) -> None:

@@ -35,16 +35,12 @@ def prepared(run_node: Run, images: list[Tensor], masks: list[Tensor], **options
     return run_node(PREPARE, **sockets, masks={f"mask{index}": mask for index, mask in enumerate(masks)}, **options)[:2]
 
 
-def test_photos_of_different_sizes_are_framed_on_white(run_node: Run, shown: list[Tensor]) -> None:
-    first, first_mask = square(*WIDE)
-    second, second_mask = square(100, 50, (10, 50, 10, 30))
-    images, masks = prepared(run_node, [first, second], [first_mask, second_mask], margin=2.0)
-    assert images.shape == (2, 512, 512, 3)
-    torch.testing.assert_close(images[:, 256, 256], torch.tensor([[1.0, 0, 0]] * 2), atol=5e-3, rtol=0)
-    torch.testing.assert_close(images[:, 20, 20], torch.ones(2, 3), atol=5e-3, rtol=0)
-    # the longer side fills 1 / margin of the cut: 256 of 512 pixels, or 128 across for the one twice as high
-    assert masks[0].sum() == pytest.approx(256 * 256, rel=0.01)
-    assert masks[1].sum() == pytest.approx(256 * 128, rel=0.01)
+def test_photos_are_framed_on_white(run_node: Run) -> None:
+    """The longer side fills 1 / margin of the cut: 256 of 512 pixels, the other one half of that."""
+    image, mask = square(100, 50, (10, 50, 10, 30))
+    images, masks = prepared(run_node, [image], [mask], margin=2.0)
+    torch.testing.assert_close(images[0, [256, 20], 256], torch.tensor([[1.0, 0, 0], [1, 1, 1]]), atol=5e-3, rtol=0)
+    assert masks[0].sum() == pytest.approx(256 * 128, rel=0.01)
 
 
 def test_masks_of_other_kinds(run_node: Run) -> None:
@@ -68,14 +64,15 @@ def test_invert_mask_guesses_nothing(run_node: Run) -> None:
     refused("mask of photo 1 must hold two values, .* got 0, 0.5, 1", prepared, run_node, [image], [three])
 
 
-def test_photos_that_are_not_on_white_are_marked(run_node: Run, shown: list[Tensor], lines: list[str]) -> None:
+def test_photos_that_are_not_on_white_are_marked(run_node: Run, shown: Mock, lines: list[str]) -> None:
     (image, mask), (clear, _) = square(*SMALL), square(*SMALL, alpha=True)
     white = torch.where(mask[..., None] > 0, image, torch.ones(1))
     images, masks = prepared(run_node, [image, white, clear], [])
     assert masks[0].min() == 1  # nothing of it is white
-    assert torch.equal(shown[-1][1:], images[1:])
-    assert torch.equal(shown[-1][0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
-    assert (shown[-1][0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
+    (preview,) = shown.call_args.args
+    assert torch.equal(preview[1:], images[1:])
+    assert torch.equal(preview[0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
+    assert (preview[0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
     first, *others = lines[-1].splitlines()
     assert re.match(r"photo 1: .* not white \(its median is 0, 0, 255 of 255\).*, or bg_removal_model$", first)
     assert others == ["photo 2: on white, the object is what is not", "photo 3: its transparency"]
@@ -134,7 +131,6 @@ def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
         ({"images.image6": torch.zeros(1, 64, 64, 3)}, "are 6 sockets of photos, image0 to image5, .* got images.imag"),
         ({"images": {"image": torch.zeros(1, 64, 64, 3)}}, "must be named such as image0 or mask0, got 'image'"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)}}, "got torch.uint8 from 255 to 255"),
-        ({"images": {"image0": torch.full((1, 8, 8, 3), torch.nan)}}, "image0 must be finite, got 192 NaN"),
         ({"bg_removal_model": 5}, "bg_removal_model must be a background removal model; .* got int"),
     ):
         refused(message, run_node, PREPARE, **({"images": {"image0": square(*SMALL)[0]}} | changes))
@@ -146,9 +142,8 @@ def test_an_example_has_photos_and_truth(run_node: Run) -> None:
     torch.testing.assert_close(views.cameras.cameras.camera_to_world, photo_cameras.camera_to_world)
     assert [source.rgb.shape for source in views.sources] == [(3, 128, 128)] * 2
     for pictures, silhouettes, count in ((images, masks, 2), (truth, truth_masks, len(cameras))):
-        assert pictures.shape == (count, *images.shape[1:]) == (*silhouettes.shape, 3)
+        assert pictures.shape == (count, 128, 128, 3)
         assert (pictures[silhouettes == 0] > 0.98).all()  # white where the mask says background
-        assert 0.02 < float(silhouettes.mean()) < 0.9
 
 
 def dots(column: int) -> Image.Image:
@@ -187,9 +182,7 @@ def test_sharp_ones(run_node: Run, core: ModuleType, folders: Path, monkeypatch:
     photos = "\n".join(f"{number}.png" for number in range(8))
     images, sheet, report, names = run_node(LOAD, photos=photos, count=5)
     assert {"0.png", "1.png", "2.png", "4.png"} < set(names.split("\n"))
-    lines = report.splitlines()
-    assert (lines[0], len(images), sum(": like " in line for line in lines)) == ("5 of 8 taken", 5, 2)
-    assert lines[4].startswith("3.png: blurred")
+    assert (report.splitlines()[0], len(images), "3.png: blurred" in report) == ("5 of 8 taken", 5, True)
     colors = set(map(tuple, (255 * sheet[0]).round().int().reshape(-1, 3).tolist()))
     assert {(40, 160, 70), (210, 60, 50), (150, 150, 150)} <= colors  # frames round what is taken, blurred, alike
 
