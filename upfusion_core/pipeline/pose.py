@@ -24,11 +24,13 @@ from ..geometry.cameras import look_at, orbit_cameras, reference_camera
 from ..geometry.lenses import Lens
 from ..support.checks import check_type
 from ..support.errors import InputError
-from ..support.images import labelled_sheet
+from ..support.images import labelled_sheet, shrunk, unit_range
 from ..types import Cameras, InputViews, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer
+from .photos import estimate_coverage
 
 Answers = tuple[Tensor, Tensor, Tensor, float]  # see _answers
+SHARPEST = 1024  # pixels of a photo's longer side in which its silhouette is looked for, where it has no mask
 CORNERS = 24  # of a silhouette's convex outline, at most
 STEEP = 89.0  # degrees, of an elevation
 STEEPEST = 1.4  # radians from the object's middle, beyond which a camera stands nearly on the object's other side
@@ -214,7 +216,7 @@ def outlines(views: InputViews, cameras: Cameras, poses: Tensor) -> tuple[list[T
     The photos have their cameras' lenses; where their pose (V, 2), azimuth and elevation in degrees, is known they
     stand where their cameras do, else (NaN) at photo 1's distance and look at their square's middle."""
     made, turns = [], []
-    for square, source, camera, pose in zip(views.mask[:, 0], views.sources or (), cameras, poses, strict=True):
+    for source, camera, pose in zip(views.sources or (), cameras, poses, strict=True):
         (left, top, right, bottom), distance = source.box, 1.0
         lens = Lens.of_camera(camera, (right - left, bottom - top))
         size, focal, center = (np.array(value) for value in (lens.size, lens.focal, lens.center))
@@ -223,10 +225,10 @@ def outlines(views: InputViews, cameras: Cameras, poses: Tensor) -> tuple[list[T
         if bool(pose.isfinite().all()):
             distance, looking = float(camera.centers.norm()), orbit_cameras(*pose[:, None])
             turn = looking.camera_to_world[0, :3, :3].T @ camera.camera_to_world[0, :3, :3]
-        if source.mask is None:
-            places = _corners(square) * ((right - left) / len(square))
-        else:
-            places = _corners(source.mask) + np.array(source.corner) - np.array([left, top])
+        mask, side = source.mask, source.rgb.shape[2]
+        if mask is None:  # at the photo's resolution: of the networks' few pixels an outline tells too little
+            mask = estimate_coverage(unit_range(shrunk(source.rgb, SHARPEST)))[0]
+        places = _corners(mask) * (side / mask.shape[1]) + np.array(source.corner) - np.array([left, top])
         places = (places - center) / focal * np.array([1, -1])
         rays = torch.from_numpy(np.pad(places, ((0, 0), (0, 1)), constant_values=-1)).float() @ turn.T
         made.append(rays / -rays[:, 2:] * rays.new_tensor([distance, distance, 1.0]))
