@@ -165,9 +165,7 @@ def test_before_anything_is_made(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="needs imageio-ffmpeg")
-def test_mp4_without_its_program_or_its_package(
-    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mp4_without_its_program(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command, program in (("views", "none"), ("predict", "/bin/false")):
         monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
         said = refused(command, photos[0], "-o", tmp_path / "a/out", "--video", "mp4")

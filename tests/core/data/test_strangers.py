@@ -89,7 +89,6 @@ def test_large_and_long_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Image.new("1", size).save(tmp_path / "a.png")
         refused(rf"a\.png must have sides of at most 20000 pixels, got {size[0]} x", read_picture, tmp_path / "a.png")
     Image.new("1", (15_001, 17_000)).save(tmp_path / "a.png")
-    refused(r"a\.png must have at most 250 megapixels, its header says 15001 x", read_picture, tmp_path / "a.png")
     path = write_obj(tmp_path, "a.png")
     refused(r"a texture of a\.obj must have at most 250 megapixels", read_surface, path)
     RED.save(tmp_path / "a.png")

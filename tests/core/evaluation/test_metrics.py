@@ -1,11 +1,9 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
-from random_vgg import heads, vgg_weights
 from refusals import refused
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -15,7 +13,6 @@ from upfusion_core.evaluation import metrics
 from upfusion_core.evaluation.metrics import haarpsi, measure_views, psnr, sample_surface, sharpness, silhouette
 from upfusion_core.geometry import camera_rays, project
 from upfusion_core.geometry.cameras import Similarity
-from upfusion_core.models.perceptual import load_lpips
 
 # scikit-image's SSIM as in the paper
 AS_WANG = {"channel_axis": 0, "data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -147,15 +144,6 @@ def test_haarpsi_has_piq_s_values(size: tuple[int, int]) -> None:
     # single precision: the inverse of the logistic function magnifies rounding some twenty times
     assert float(haarpsi(first, second)) == pytest.approx(PIQ[size][0], abs=5e-6)
     assert float(haarpsi(first, torch.ones_like(first))) == pytest.approx(PIQ[size][1], abs=5e-6)
-
-
-def test_lpips_of_each_view(tmp_path: Path) -> None:
-    torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
-    network = load_lpips(tmp_path / "vgg16.pth")
-    truth, mask = textured(2, 32)
-    prediction = torch.stack([truth[0], 1 - truth[1]])
-    values = measure_views(prediction, truth, mask, lpips=network)["lpips"]
-    assert values.tolist() == [0, pytest.approx(float(network(prediction[1:], truth[1:])))]
 
 
 def test_what_cannot_be_measured_gets_a_sentence() -> None:

@@ -80,14 +80,6 @@ def test_a_dino_file_of_another_name_is_found(folder: Path) -> None:
     unfit("2 candidates", open_checkpoint, folder)
 
 
-def test_upsrt_as_lightning_saves_it(folder: Path) -> None:
-    before, upsrt = open_checkpoint(folder), read_weights(folder / "upsrt.pt")
-    torch.save({"state_dict": {f"model.{name}": value for name, value in upsrt.items()}}, folder / "upsrt.ckpt")
-    (folder / "upsrt.pt").unlink()
-    with pytest.warns(UserWarning, match=r"upsrt.ckpt: the wrapper model\. was taken off names"):
-        assert open_checkpoint(folder).model_id == before.model_id
-
-
 def test_all_faults_are_listed_in_one_error(folder: Path) -> None:
     wrong = {"surplus": torch.ones(1), "linear_scene.weight": torch.ones(2, 3)}
     change(folder / "upsrt.pt", wrong, "linear_scene.bias")

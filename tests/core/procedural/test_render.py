@@ -12,7 +12,7 @@ from upfusion_core.procedural import Objects, ProceduralObjects, draw_objects, r
 from upfusion_core.procedural import render as render_module
 from upfusion_core.procedural.primitives import Tables
 from upfusion_core.procedural.render import trace_rays
-from upfusion_core.procedural.shapes import BLEND, BODY, BOX, CUT, ELLIPSOID, FRUSTUM, INTERSECT, Light, bounding_balls
+from upfusion_core.procedural.shapes import BLEND, BODY, BOX, CUT, ELLIPSOID, FRUSTUM, INTERSECT, Light
 from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import Surface
 from upfusion_core.types import Cameras
@@ -109,16 +109,6 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     chunked = render_views(objects, matrices, focal, 16)
     for whole, cut in zip(together, chunked, strict=True):
         assert torch.allclose(whole, cut, atol=1e-5)
-
-
-def test_balls_hold_their_parts() -> None:
-    objects, _ = draw_objects("train", range(200))
-    center, radius = bounding_balls(objects)
-    blended = objects.present & (objects.joint == BLEND)
-    for primitives in (objects.first, objects.second):
-        gap = (primitives.center - center).norm(dim=-1)[blended]
-        own = primitives.size[..., :3].amax(-1)[blended]
-        assert (gap + own <= radius[blended] + 1e-5).all()
 
 
 @pytest.mark.parametrize(("index", "version"), [(0, 1), (3, 1), (4, 1), (11, 1), (0, 2), (1, 2)])
