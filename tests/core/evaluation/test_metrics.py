@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from plain_objects import ellipsoid, pictures, thing
 from refusals import refused
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -155,29 +157,19 @@ def test_what_cannot_be_measured_gets_a_sentence() -> None:
         ({"prediction": good[..., 1:], "truth": good[..., 1:]}, "at least 16 x 16, got 16 x 15"),
         ({"mask": mask * torch.tensor([1.0, 0.0])[:, None, None, None]}, "empty in view 1"),
         ({"mask": mask[:1]}, "one true silhouette a view"),
-        ({"prediction_mask": mask[:1]}, "both silhouettes"),
         ({"lpips": lambda *_: torch.tensor(torch.nan)}, "lpips .* must be finite"),
     ):
         refused(words, measure_views, **({"prediction": good, "truth": good, "mask": mask} | changes))
 
 
-BALLS = ((torch.tensor([0.0, 0, 0]), 0.12), (torch.tensor([0.0, 0.02, 0.15]), 0.05))
+BALLS = ellipsoid((0.0, 0.0, 0.0), (0.12, 0.12, 0.12)), ellipsoid((0.0, 0.02, 0.15), (0.05, 0.05, 0.05))
 
 
 def rendered(cameras: Cameras, size: int, count: int = 2) -> RenderedViews:
-    """Opaque balls whose colour is a smooth function of the place: exact depths."""
-    rays = camera_rays(cameras, size, size)
-    depth = torch.full(rays.origins.shape[:-1], math.inf)
-    for center, radius in BALLS[:count]:
-        offset = rays.origins - center
-        along = (offset * rays.directions).sum(-1)
-        inside = along**2 - offset.square().sum(-1) + radius**2
-        depth = torch.where(inside > 0, torch.minimum(depth, -along - inside.clamp(min=0).sqrt()), depth)
-    hit = depth.isfinite()
-    depth = torch.where(hit, depth, 0.0)
-    points = rays.origins + rays.directions * depth[..., None]
-    rgb = torch.where(hit[..., None], 0.5 + 0.3 * (8 * points).sin(), 1.0).permute(0, 3, 1, 2)
-    return RenderedViews(rgb, hit[:, None].float(), depth[:, None])
+    """Opaque balls whose colour is a smooth function of the place."""
+    seen, rays = pictures(thing(*BALLS[:count]), cameras, size), camera_rays(cameras, size, size)
+    points = rays.origins + rays.directions * seen.depth[:, 0, ..., None]
+    return replace(seen, rgb=torch.where(seen.opacity > 0, 0.5 + 0.3 * (8 * points).sin().permute(0, 3, 1, 2), 1.0))
 
 
 def test_neighbours_agree_and_opposite_views_share_nothing() -> None:

@@ -7,18 +7,17 @@ import pytest
 import torch
 import trimesh
 from analytic_fields import solid
-from plain_objects import Part, thing
+from plain_objects import ellipsoid, pictures, thing
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from upfusion_core import Cameras, MeshAsset, RadianceField, orbit_cameras
+from upfusion_core import MeshAsset, RadianceField, orbit_cameras
 from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter, distortion_loss, fit_losses
 from upfusion_core.field.rendering import RenderedRays
 from upfusion_core.geometry import random_cameras
-from upfusion_core.procedural import render_views, true_mesh
-from upfusion_core.procedural.shapes import ELLIPSOID
+from upfusion_core.procedural import true_mesh
 from upfusion_core.support.errors import FieldError
 
 CAMERAS = orbit_cameras([0, 120, 240])
@@ -101,25 +100,12 @@ def test_a_diverged_fit_says_so(occupancy_cells: int) -> None:
 
 
 # What follows fits a field to renders of a known coloured shape: renderer, gradients and mesh exporter, no diffusion.
-def ellipsoid(center: tuple[float, ...], half_axes: tuple[float, ...], color: tuple[float, ...]) -> Part:
-    return Part((ELLIPSOID, center, (*half_axes, 0.0)), color=torch.tensor(color))
-
-
 SHAPE = thing(  # not symmetric about any plane
-    ellipsoid((0.0, -0.05, 0.0), (0.15, 0.07, 0.09), (0.85, 0.1, 0.1)),
-    ellipsoid((0.07, 0.05, -0.01), (0.04, 0.10, 0.045), (0.1, 0.6, 0.2)),  # a tower on the +X side
-    ellipsoid((-0.08, 0.02, 0.05), (0.05, 0.06, 0.05), (0.1, 0.2, 0.8)),  # a ball at -X in front
-    ellipsoid((-0.05, -0.07, -0.09), (0.04, 0.04, 0.06), (0.9, 0.75, 0.1)),  # a foot low behind
+    ellipsoid((0.0, -0.05, 0.0), (0.15, 0.07, 0.09), torch.tensor([0.85, 0.1, 0.1])),
+    ellipsoid((0.07, 0.05, -0.01), (0.04, 0.10, 0.045), torch.tensor([0.1, 0.6, 0.2])),  # a tower on the +X side
+    ellipsoid((-0.08, 0.02, 0.05), (0.05, 0.06, 0.05), torch.tensor([0.1, 0.2, 0.8])),  # a ball at -X in front
+    ellipsoid((-0.05, -0.07, -0.09), (0.04, 0.04, 0.06), torch.tensor([0.9, 0.75, 0.1])),  # a foot low behind
 )
-
-
-def pictures(cameras: Cameras, size: int, supersampling: int = 1) -> tuple[Tensor, Tensor]:
-    """Pictures on white (N, 3, S, S) and masks (N, 1, S, S), each pixel the mean of supersampling² rays."""
-    matrices, focal = cameras.camera_to_world[None], cameras.focal[None]
-    rgb, mask, _ = render_views(SHAPE, matrices, focal, size, supersampling=supersampling)
-    return rgb[0], mask[0]
-
-
 Fit = tuple[RadianceField, float]  # and the PSNR that views from elsewhere reach at least, in dB
 SHORT = replace(FieldConfig.small(), half_extent=0.2, blob_sigma=0.07)  # the shape fills that box
 SHORT = replace(SHORT, grid=replace(SHORT.grid, levels=3, finest=48))
@@ -131,13 +117,13 @@ def fit(request: pytest.FixtureRequest) -> Fit:
     generator = torch.Generator().manual_seed(0)
     many, size, least = (48, 96, 26.0) if request.param == "short" else (64, 128, 30.0)
     cameras = random_cameras(many, generator=generator, elevation_degrees=(-40.0, 60.0))
-    rgb, mask = pictures(cameras, size)
+    truth = pictures(SHAPE, cameras, size)
     shape, config = FieldConfig.small().no_finer_than(0.6 / 96), FitConfig(300, sampling=RaySampling(32, 16))
     if request.param == "short":
         few = FitConfig(150, points=2**13, sampling=RaySampling(16, 8))
         shape, config = SHORT, replace(few, grid_lr=0.4, occupancy_cells=24)
     field = RadianceField(shape, generator=generator)
-    _fitted(FieldFitter(field, cameras, rgb, mask=mask, config=config, generator=generator))
+    _fitted(FieldFitter(field, cameras, truth.rgb, mask=truth.opacity, config=config, generator=generator))
     return field, least
 
 
@@ -149,17 +135,17 @@ def mesh(fit: Fit) -> MeshAsset:
 def test_unseen_views(fit: Fit) -> None:
     cameras = random_cameras(2, generator=torch.Generator().manual_seed(7), elevation_degrees=(-30.0, 50.0))
     # like with like: in truth and render, a pixel is the mean of the same 2×2 rays
-    truth, mask = pictures(cameras, 48, supersampling=2)
+    truth = pictures(SHAPE, cameras, 48, supersampling=2)
     with torch.no_grad():
         render = fit[0].render(cameras, 96, sampling=RaySampling(40, 16))
-    error = (avg_pool2d(render.rgb, 2) - truth).square()
+    error = (avg_pool2d(render.rgb, 2) - truth.rgb).square()
     values = []
-    for picture, silhouette in zip(error, mask[:, 0] > 0, strict=True):
+    for picture, silhouette in zip(error, truth.opacity[:, 0] > 0, strict=True):
         rows, columns = (silhouette.any(axis).nonzero() for axis in (1, 0))
         box = picture[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         values.append(-10 * math.log10(float(box.mean())))
     assert sum(values) / len(values) >= fit[1], values
-    assert float((avg_pool2d(render.opacity, 2) - mask).abs().mean()) < 0.01
+    assert float((avg_pool2d(render.opacity, 2) - truth.opacity).abs().mean()) < 0.01
 
 
 def test_surface_and_its_colours_the_right_way_up(mesh: MeshAsset) -> None:

@@ -91,9 +91,7 @@ def test_bad_cameras_get_a_sentence() -> None:
         ("rigid", lambda: geometry.cameras_from_matrices(torch.diag(torch.tensor([-1.0, 1, 1, 1]))[None])),
         ("focal", lambda: geometry.cameras_from_matrices(torch.eye(4)[None], focal=-1.0)),
         ("nearer than 1e9", lambda: geometry.look_at(torch.tensor([[0.0, 0, 3e38]]))),
-        (r"target must be \(3,\) or \(2, 3\), got \(2,\)", lambda: geometry.look_at(torch.ones(2, 3), target=(0, 0))),
         ("azimuth_degrees must be numbers", lambda: orbit_cameras([[1], [2, 3]])),
-        ("azimuth_degrees must be numbers", lambda: orbit_cameras(True)),
     ):
         refused(words, make)
 

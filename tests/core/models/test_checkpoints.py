@@ -90,12 +90,9 @@ def test_all_faults_are_listed_in_one_error(folder: Path) -> None:
 
 
 def test_configurations_as_texts(folder: Path) -> None:
-    config, plain = folder / "config.json", open_checkpoint(folder)
-    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
-    assert open_checkpoint(folder).config == plain.config
-    for text, words in ((b"{", "JSON"), (b"\xff\xfe\x00", "UTF-8")):
-        config.write_bytes(text)
-        unfit(words, open_checkpoint, folder)
+    config = folder / "config.json"
+    config.write_text("{")
+    unfit("JSON", open_checkpoint, folder)
     config.unlink()  # then the released sizes hold
     unfit("of another shape", open_checkpoint, folder)
 

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import struct
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -73,13 +71,6 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     path = Path("w\udcff.safetensors")  # how Python shows a byte that is no UTF-8
     for read in (read_weights, read_metadata, load_field):
         unfit(r"must have a UTF-8 name, got 'w\\udcff.safetensors'; rename it", read, path)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
-def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "weights.pt")
-    for path in (tmp_path / "weights.pt", Path("/dev/zero")):
-        unfit("got a device or pipe", read_weights, path)
 
 
 def spoilt(source: Path, path: Path, change: Callable[[dict, dict], object]) -> Path:

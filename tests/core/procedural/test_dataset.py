@@ -152,8 +152,6 @@ def test_cameras_cover_the_band() -> None:
     elevation = elevation[:, 1:]
     assert -7.6 < elevation.min() < -5
     assert 50 < elevation.max() < 52.6
-    assert float(elevation.mean()) == pytest.approx(22.5, abs=2)
-    assert float(elevation.std()) > 10
     azimuth = torch.atan2(batch.camera_to_world[:, 1:, 0, 3], batch.camera_to_world[:, 1:, 2, 3])
     assert torch.histc(azimuth, 8, -math.pi, math.pi).min() > 100
 
@@ -169,8 +167,6 @@ def test_examples_are_those_of_the_readers() -> None:
     assert torch.equal(data.batch([2], views=4, photos=[0]).rgb[0], example.rgb)  # version 1 takes no photos
     assert torch.equal(data.read(2, [3, 1]).rgb, example.rgb[[3, 1]])
     assert len(data.draw(2, 3, torch.Generator()).rgb) == 3
-    with pytest.raises(IndexError):
-        data[65536]
 
 
 def test_a_curriculum_and_what_is_refused() -> None:

@@ -90,10 +90,6 @@ def test_killed_before_its_first_state_it_begins_anew(common: tuple, tiny: Path,
 
 def test_the_other_processes_keep_no_record(common: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, out = [], tmp_path / "out"
-    for name in ("LOCAL_RANK", "RANK"):
-        with monkeypatch.context() as patched:
-            patched.setenv(name, "abc")
-            assert f"{name} must be the number of a process, got 'abc'" in refused("train", *common, "-o", tmp_path)
     monkeypatch.setattr(command, "train", lambda config, *given, **_: seen.append((given[2], config.steps)))
     monkeypatch.setenv("RANK", "1")
     done("train", *common, "-o", out)
