@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upfusion_core.procedural import Objects
+from upfusion_core.procedural import Objects, render_views
 from upfusion_core.procedural.render import LIGHT_STRENGTH
 from upfusion_core.procedural.shapes import ALONE, BODY, ELLIPSOID, Coats, Light, Primitives
+from upfusion_core.types import Cameras, RenderedViews
 
 Shape = tuple[int, tuple[float, float, float], tuple[float, float, float, float]]  # kind, centre, size
 BALL: Shape = (ELLIPSOID, (0.0, 0.0, 0.0), (0.2, 0.2, 0.2, 0.0))
@@ -36,3 +37,13 @@ def thing(*parts: Part) -> Objects:
     light = Light(torch.eye(3)[2:], torch.tensor([LIGHT_STRENGTH]), torch.ones(1, 3) / LIGHT_STRENGTH)
     blends, roles, labels = torch.zeros(1, count), torch.full((1, count), BODY), torch.zeros(1, count, 4)
     return Objects(primitives(*first), primitives(*second), torch.tensor([joints]), blends, roles, coats, labels, light)
+
+
+def ellipsoid(center: tuple[float, ...], half_axes: tuple[float, ...], color: Tensor = COLOR) -> Part:
+    return Part((ELLIPSOID, center, (*half_axes, 0.0)), color=color)
+
+
+def pictures(objects: Objects, cameras: Cameras, size: int, supersampling: int = 1) -> RenderedViews:
+    """Those of one object, each pixel the mean of supersampling² rays."""
+    place = cameras.camera_to_world[None], cameras.focal[None]
+    return RenderedViews(*(part[0] for part in render_views(objects, *place, size, supersampling=supersampling)))

@@ -14,6 +14,7 @@ import torch
 from command_runs import change_run, press, read_run, refused, upfusion
 from PIL import Image
 from refusals import refused as wrong
+from tiny_training import tiny_config
 from typer.testing import CliRunner
 
 from upfusion_core.cli import app as app_module
@@ -23,6 +24,7 @@ from upfusion_core.cli.console import duration
 from upfusion_core.cli.run import open_run, recorded, settled, settled_run
 from upfusion_core.config.base import built, flat, options_of
 from upfusion_core.config.options import Folder, Networks, Orbit, Photos, Views
+from upfusion_core.support.files import write_json
 
 ROOT = Path(app_module.__file__).parents[2]
 RUN = "from upfusion_core.cli import main; main()"
@@ -116,11 +118,12 @@ def test_what_a_continued_run_takes_from_its_record(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], tiny: Path) -> dict[str, object]:
-    """What the commands name: F is a folder, P a photo, W weights."""
+    """What the commands name: F is a folder, P a photo, W weights, T a configuration of training."""
     folder = tmp_path_factory.mktemp("inputs")
     torch.save({"a": torch.ones(1)}, folder / "other.pth")
     Image.new("RGB", (64, 64), "tan").save(folder / "wood.png")
-    return {"F": folder, "P": photos[0], "W": tiny, "deep": "x/" * 2000}
+    write_json(folder / "tiny.json", tiny_config("encoder").to_dict())
+    return {"F": folder, "P": photos[0], "W": tiny, "T": folder / "tiny.json", "deep": "x/" * 2000}
 
 
 REFERENCE = "reconstruct {P} -m {W} -o out --views 2 --preset reference --perceptual lpips"
@@ -142,6 +145,13 @@ REFERENCE = "reconstruct {P} -m {W} -o out --views 2 --preset reference --percep
         (REFERENCE, "needs perceptual_weights"),
         (REFERENCE + " --perceptual-weights {F}/other.pth", "must hold VGG-16's convolutions"),
         ("evaluate -o out --model {W} --data . --split test", "--split is of procedural objects"),
+        ("train encoder --data procedural -o out", "--config is needed"),
+        ("train encoder --config mini -o out", "--data is needed"),
+        ("train nerf --config mini --data procedural -o out", "the stage must be one of"),
+        ("train diffusion --config {T} --data procedural -o out", "must be that of the configuration, encoder"),
+        ("train encoder --config none.json --data procedural -o out", "--config none.json must be a JSON file"),
+        ("train encoder --config mini --data procedural --init nothing.pt -o out", "none at nothing.pt"),
+        ("train encoder --config {T} --data . --curriculum 2,5 -o out", "a curriculum is of procedural objects"),
         ("pack -o out", "something to pack is needed"),
         ("pack procedural -o out --kind gso", "--kind is of a folder"),
     ],
@@ -160,10 +170,6 @@ def test_mp4_without_its_program(photos: list[Path], tmp_path: Path, monkeypatch
         monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
         said = refused(command, photos[0], "-o", tmp_path / "a/out", "--video", "mp4")
         assert "the program ffmpeg, which does not run" in said
-    assert not list(tmp_path.iterdir())
-
-
-def test_mp4_without_its_package(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert 'pip install "imageio[ffmpeg]"' in refused("views", photos[0], "-o", tmp_path / "a/out", "--video", "mp4")
     assert not list(tmp_path.iterdir())

@@ -66,18 +66,15 @@ def test_splats(stored: Path, tmp_path: Path) -> None:
 
 def test_meshes_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "load_field", None)  # names are checked before the field is read
-    for folder in ("folder.glb", "a.glb.run.json"):
-        (tmp_path / folder).mkdir()
+    (tmp_path / "a.glb.run.json").mkdir()
     (tmp_path / "b_c.mtl").write_text("mine")
     for name, words in {
         "q.fbx": "change the suffix",
-        "con.glb": "a device on Windows",
-        "folder.glb": "Is a directory",
         "a.glb": "a.glb.run.json could not be written",
         "b c.obj": "b_c.mtl exists already",
     }.items():
         assert words in refused("mesh", tmp_path / "field.safetensors", "-o", tmp_path / name)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 from command_runs import change_run, press, read_run
 from refusals import denied, raised, refused
 
-from upfusion_core.cli.run import LOCK_NAME, Run, locked, open_run
+from upfusion_core.cli.run import Run, locked, open_run
 from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
@@ -144,7 +144,6 @@ def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
         with run.stage("one"):
             write(run, "1.png")
         write(run, "2.png")
-        (tmp_path / ".3.99.partial.png").write_text("torn")
         press()
 
     raised(KeyboardInterrupt, "interrupted", attempt, tmp_path, act)
@@ -154,7 +153,6 @@ def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
         begin(run)
         assert [run.finished("one"), run.finished("two")] == [True, False]
         assert [run.has("1.png"), run.has("2.png")] == [True, False]
-    assert not (tmp_path / ".3.99.partial.png").exists()
     with open_run(tmp_path, "views", resume=True) as run:
         assert run.already_finished
         begin(run)
@@ -251,12 +249,3 @@ def test_a_drive_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     attempt(tmp_path / "run")
     assert "on a drive without file locks" in " ".join(capsys.readouterr().err.split())
     assert names(tmp_path) == ["run/run.json", "run/views/000.png"]
-
-
-@NOT_ON_WINDOWS
-def test_a_link_in_the_place_of_the_lock(tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.write_text("mine")
-    (tmp_path / LOCK_NAME).symlink_to(precious)
-    denied("cannot be written to", locked(tmp_path).__enter__)
-    assert precious.read_text() == "mine"

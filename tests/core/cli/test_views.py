@@ -125,10 +125,8 @@ def test_wrong_lists_of_cameras(command: tuple[object, ...], tmp_path: Path) -> 
         ("[]", "must hold a JSON list of cameras"),
         ('[{"azimuth": 3}]', 'camera 0: an entry must be {"azimuth_degrees"'),
         ('[{"azimuth_degrees": "3"}]', "azimuth_degrees must be a finite number"),
-        ('[{"azimuth_degrees": 1e999}]', "azimuth_degrees must be a finite number"),
         ('[{"azimuth_degrees": 3}, {"azimuth_degrees": 3, "elevation_degrees": 90}]', "c.json, camera 1: elevation"),
         (json.dumps([{"camera_to_world": np.diag([-1, 1, 1, 1]).tolist()}]), "camera 0: Cameras.camera_to_.*mirrors"),
-        (json.dumps([{"camera_to_world": np.diag([1, 1, 1, 2]).tolist()}]), "another last row"),
         ('[{"camera_to_world": [[1, 0, 0]]}]', "4 rows of 4 numbers"),
     ):
         (tmp_path / "c.json").write_text(content)

@@ -296,7 +296,6 @@ def test_broken_items_of_objaverse_are_counted(tmp_path: Path) -> None:
 
 
 def test_lists_of_objaverse_that_are_refused(tmp_path: Path) -> None:
-    refused("is none", ObjaverseRenders, tmp_path / "nowhere")
     refused("cannot be read", ObjaverseRenders, tmp_path)
     (tmp_path / "valid_paths.json").write_text('{"a1": 1}')
     refused(r"valid_paths\.json must be a list, each text", ObjaverseRenders, tmp_path)

@@ -216,13 +216,10 @@ POSE = torch.eye(4).tolist()
 HOSTILE = [
     ("json", None, "json is missing"),
     ("json", b"\xff\xfe", "must be JSON"),
-    ("json", {"name": ""}, "name must be text"),
     ("json", {"size": 10**9}, "size must be"),
     ("json", {"size": 9}, "got none of 3; disc 0 view 0: its pictures must be 9 pixels a side"),
-    ("json", {"pictures": "pickle"}, "pictures must be one of"),
     ("json", {"camera_to_world": [[[1.0] * 4] * 4] * 3}, "must be rigid"),
     ("json", {"focal": [[math.inf, 1]] * 3}, "must be finite"),
-    ("json", {"camera_to_world": [POSE] * 10_001}, "be a list of 1 to 10000"),
     ("json", {"camera_to_world": [POSE] * 3}, "must look at the origin"),
     ("001.depth.npy", None, "depth.npy is missing"),
     ("001.depth.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|O'}", "must be an NPY file"),

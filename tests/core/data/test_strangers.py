@@ -89,7 +89,6 @@ def test_large_and_long_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Image.new("1", size).save(tmp_path / "a.png")
         refused(rf"a\.png must have sides of at most 20000 pixels, got {size[0]} x", read_picture, tmp_path / "a.png")
     Image.new("1", (15_001, 17_000)).save(tmp_path / "a.png")
-    refused(r"a\.png must have at most 250 megapixels, its header says 15001 x", read_picture, tmp_path / "a.png")
     path = write_obj(tmp_path, "a.png")
     refused(r"a texture of a\.obj must have at most 250 megapixels", read_surface, path)
     RED.save(tmp_path / "a.png")
@@ -118,10 +117,6 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     refused("is a device or pipe", read_picture, tmp_path / "pipe.png")
     path = write_obj(tmp_path, "pipe.png")
     refused(r"a\.obj names a file that cannot be read: pipe\.png \(it is a device", read_surface, path)
-    refused("16 of them, but cannot be read .it is a device", recorded._numbers, tmp_path / "pipe.png", "16 of them", 0)
-    (tmp_path / "a.mtl").unlink()
-    os.mkfifo(tmp_path / "a.mtl")
-    refused(r"names a file that cannot be read: a\.mtl", read_surface, tmp_path / "a.obj")
     os.mkfifo(tmp_path / "frame_annotations.jgz")
     refused("is a device or pipe", recorded._annotations, tmp_path / "frame_annotations.jgz")
 
@@ -148,6 +143,7 @@ def test_lists_and_annotations_of_strangers(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc", "\\\\host\\a", "c:\\a", "c:a", "\ud800", "a\0b", "a\n"])
 def test_names_that_lead_outside(tmp_path: Path, name: str) -> None:
+    assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
     with pytest.raises(InputError, match="must lie in its folder") as error:
         inside(tmp_path, name)
     str(error.value).encode("ascii")

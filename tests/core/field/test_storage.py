@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from refusals import raised, refused, unfit
+from refusals import raised, unfit
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -48,11 +48,8 @@ def test_round_trip(field: RadianceField, stored: Path) -> None:
 
 
 def test_what_no_file_could_give_back_is_not_written(field: RadianceField, tmp_path: Path) -> None:
-    path = tmp_path / "field.safetensors"
-    refused("what JSON can hold", field.save, path, settings={"loss": float("nan")})
-    refused("at least one camera", field.save, path, cameras=orbit_cameras([0])[:0])
     torch.nn.init.constant_(field.mlp[0].bias, float("inf"))
-    raised(FieldError, r"mlp\.0\.bias", field.save, path)
+    raised(FieldError, r"mlp\.0\.bias", field.save, tmp_path / "field.safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -101,9 +98,7 @@ def test_files_that_lie(stored: Path, change: Change, words: str) -> None:
     unfit(words, load_field, stored)
 
 
-def test_damaged_missing_and_other_files(stored: Path) -> None:
-    stored.write_bytes(stored.read_bytes()[:-100])  # tests/core/models/test_hostile_weights.py has more
-    unfit("must be a file of weights, but cannot be read", load_field, stored)
+def test_other_files(stored: Path) -> None:
     save_file({"weight": torch.ones(1)}, stored)
     unfit("is not a field", load_field, stored)
     unfit("does not exist", load_field, "a\0b")

