@@ -15,7 +15,7 @@ CEILINGS = {
     "files of upfusion_core": 98,
     "lines of nodes": 3_700,
     "files of nodes": 15,
-    "lines of tests": 17_700,
+    "lines of tests": 17_000,
     "lines of the longest file": 450,
     "lines of the longest function": 60,
     "functions used at one place": 200,

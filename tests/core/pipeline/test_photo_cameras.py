@@ -7,10 +7,26 @@ import torch
 from refusals import refused
 from torch import Tensor
 
-from upfusion_core import Cameras, InputViews, PhotoCameras, PhotoSearch, SceneEncoding, UpFusion, orbit_cameras
+from upfusion_core import (
+    Cameras,
+    InputViews,
+    PhotoCameras,
+    PhotoSearch,
+    SceneEncoding,
+    UpFusion,
+    orbit_cameras,
+    prepare_views,
+)
 from upfusion_core.geometry import project
 from upfusion_core.pipeline.frames import choose_views
-from upfusion_core.pipeline.pose import agreement, estimate_elevation, estimate_photo_cameras, pair_ranges, photo_sheet
+from upfusion_core.pipeline.pose import (
+    agreement,
+    estimate_elevation,
+    estimate_photo_cameras,
+    outlines,
+    pair_ranges,
+    photo_sheet,
+)
 
 SEARCH = PhotoSearch(samples=64, sweeps=20, refinements=8)
 AZIMUTHS, ELEVATIONS = (0.0, 62.0, 135.0, 178.0, 251.0, 310.0), (20.0, 5.0, 38.0, 12.0, 27.0, 45.0)
@@ -48,6 +64,20 @@ def test_a_ball_is_seen_under_one_angle_by_hand() -> None:
     assert bool(pair_ranges(ball, ball, (cameras.camera_to_world[:1], above)).isnan().all())  # the line runs through it
     told = agreement(torch.tensor([[0.0, 0.0], [0.3, 0.3], [math.nan, 0.0]]), 0.1, 0.3)
     torch.testing.assert_close(told, torch.tensor([2 * math.log(3), 2 * math.log(3 * 2 / 10), math.log(3)]))
+
+
+def test_outlines_are_of_the_photo_s_own_pixels_whatever_the_networks_see() -> None:
+    photo = torch.full((100, 160, 3), 255, dtype=torch.uint8)
+    photo[30:70, 40:110] = 60
+    views = prepare_views(photo.numpy(), size=16)
+    (rays,), _ = outlines(views, orbit_cameras(0.0), torch.full((1, 2), math.nan))
+    assert views.sources is not None
+    left, top, right, bottom = views.sources[0].box
+    places = (
+        rays[:, :2] * torch.tensor([1, -1]) * 4.5 * (right - left) / 2 + torch.tensor([left + right, top + bottom]) / 2
+    )
+    corners = torch.tensor([[40.0, 30.0], [110.0, 70.0]])
+    torch.testing.assert_close(torch.stack([places.amin(0), places.amax(0)]), corners, atol=0.6, rtol=0)
 
 
 def test_cameras_are_found_by_silhouettes_and_those_that_lie_are_not(model: UpFusion) -> None:

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,18 @@ def test_networks_that_nothing_trains_must_come_from_somewhere(tmp_path: Path) -
     encoder = run_tiny(tiny_config("encoder", steps=1), tmp_path / "encoder")  # its autoencoder is untrained
     with pytest.warns(UserWarning, match="should spread by about 1, got 0.1"):
         run_tiny(tiny_config("diffusion", steps=1), tmp_path / "diffusion", init=[encoder.model])
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    config = tiny_config("encoder", steps=2)
+    graph = partial(torch.nn.Module.compile, backend="eager")  # which needs no C++ compiler
+    plain = load_file(run_tiny(config, tmp_path / "plain").model)
+    with patch.object(torch.nn.Module, "compile", autospec=True, side_effect=graph) as compiled:
+        fused = load_file(run_tiny(replace(config, compile=True), tmp_path / "compiled").model)
+    compiled.assert_called_once()
+    torch.testing.assert_close(fused, plain, atol=2e-4, rtol=0)
 
 
 def same_models(one: Path, two: Path) -> bool:
