@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -176,6 +177,8 @@ class Run:
             place = partial.parent
             if place == self.folder or not (place.is_symlink() or (place / RECORD_NAME).exists()):
                 partial.unlink(missing_ok=True)
+        for scratch in self.folder.glob(".upfusion-*"):  # of weights, see models.convert
+            shutil.rmtree(scratch, ignore_errors=True)
         self._begun = True
         self._save()
 

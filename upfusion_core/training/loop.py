@@ -293,10 +293,10 @@ class Training:
                 for term, value in self.stage(**self.stage.inputs(batch, random)).items():
                     term = f"{term} {name}".rstrip()
                     row[term] = row.get(term, 0.0) + float(value) / len(fixed[name])
-        history.validation.append(row)
-        self.reporter.scalars(row, "validation")
         if numbered:
             self.reporter.sheet(self.sheet(numbered[0][2]), step)
+        history.validation.append(row)  # last: where Ctrl-C comes before, all of it is done again
+        self.reporter.scalars(row, "validation")
         self.reporter.history(history)
 
     def write_model(self, source: BatchSource) -> None:

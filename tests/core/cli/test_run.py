@@ -175,11 +175,12 @@ def test_resume_refuses_what_is_not_as_it_was(tmp_path: Path) -> None:
 
 def test_what_was_killed_while_writing_is_removed_wherever_it_lies(tmp_path: Path) -> None:
     """Before the record names the place too, and before there is a record; another run within is left alone."""
-    (tmp_path / "objects").mkdir()
-    (tmp_path / "inner").mkdir()
+    for folder in ("objects", "inner", ".upfusion-abc"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "inner" / "run.json").write_text("{}")
-    for name in (".run.99.partial.json", "objects/.000000.99.partial.png", "inner/.1.99.partial.png"):
+    for name in (".run.99.partial.json", "objects/.000000.99.partial.png", ".upfusion-abc/converted"):
         (tmp_path / name).write_text("torn")
+    (tmp_path / "inner/.1.99.partial.png").write_text("torn")
     attempt(tmp_path, begin, force=True)
     assert names(tmp_path) == ["inner/.1.99.partial.png", "inner/run.json", "run.json"]
 
