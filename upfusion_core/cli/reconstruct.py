@@ -166,7 +166,8 @@ def save_mesh(
         mesh = extracted(field, surface, size)
         if views is not None and views.sources is not None and size:
             known = load_photo_cameras(run.folder / "photo_cameras.json", [source.name for source in views.sources])
-            mesh = painted(mesh, given_photos(views, known.of_squares(views.sources)), size)
+            photos = given_photos(views, known.of_squares(views.sources))
+            mesh = painted(mesh, photos, size)
         for kind in dict.fromkeys(formats):
             files = mesh_files(mesh, f"mesh.{kind}", size_mm=surface.size_mm, up=surface.up)
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last

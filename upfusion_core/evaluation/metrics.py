@@ -190,7 +190,8 @@ def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
     kernel = torch.full((width, width), 1 / width, device=picture.device, dtype=torch.float32)
     kernel.narrow(axis, width // 2, width // 2).neg_()
     before, after = width // 2 - 1, width // 2
-    return F.conv2d(F.pad(picture, (before, after, before, after)), kernel[None, None]).abs()
+    padded = F.pad(picture, (before, after, before, after))
+    return F.conv2d(padded, kernel[None, None]).abs()
 
 
 def _alike(first: Tensor, second: Tensor) -> Tensor:

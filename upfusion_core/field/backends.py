@@ -101,7 +101,8 @@ class HashGrid(nn.Module):
         require_backend(backend)
         self.config = config
         self.asked_backend = backend
-        draw = torch.rand((sum(config.rows), config.features), generator=generator, device=generator.device)
+        shape = (sum(config.rows), config.features)
+        draw = torch.rand(shape, generator=generator, device=generator.device)
         self.table = nn.Parameter((draw * 2e-4 - 1e-4).cpu())  # upstream: U(-1e-4, 1e-4)
 
     @property

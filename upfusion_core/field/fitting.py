@@ -237,7 +237,8 @@ class FieldFitter:
         whole = [each.dtype == torch.int64 for each in drawn]
         order = sorted(range(len(drawn)), key=lambda index: not whole[index])  # those of 8 bytes first
         flat = [drawn[i].view(torch.float32) if whole[i] else drawn[i].float().reshape(-1) for i in order]
-        sent = dict(zip(order, torch.cat(flat).to(device).split([len(part) for part in flat]), strict=True))
+        parts = torch.cat(flat).to(device).split([len(part) for part in flat])
+        sent = dict(zip(order, parts, strict=True))
         return iter([sent[i].view(torch.int64) if whole[i] else sent[i] for i in range(len(drawn))]), begun
 
     def _pixels(self, drawn: Iterator[Tensor]) -> Tensor:

@@ -37,7 +37,8 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     y, z = y[:, None], z[:, None, None]
     rows, dense = x + y + z, config.dense_levels
     if config.indexing == "hashed":
-        torch.bitwise_xor(x[..., dense:, :] ^ y[..., dense:, :], z[..., dense:, :], out=rows[..., dense:, :])
+        shared = x[..., dense:, :] ^ y[..., dense:, :]
+        torch.bitwise_xor(shared, z[..., dense:, :], out=rows[..., dense:, :])
     rows.bitwise_and_(kept).add_(starts)
     features: Tensor = _WeightedRows.apply(table, rows.flatten(0, 2), weights.flatten(0, 2))
     return features

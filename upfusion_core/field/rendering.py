@@ -78,7 +78,8 @@ def importance_distances(edges: Tensor, weights: Tensor, count: int, generator: 
     both = torch.stack([cdf, edges])
     low, high = (both.gather(-1, place.expand(2, *place.shape)) for place in (upper - 1, upper))
     width = high - low
-    return torch.addcmul(low[1], width[1], ((wanted - low[0]) / width[0].clamp(min=1e-12)).clamp(0, 1)).detach()
+    share = ((wanted - low[0]) / width[0].clamp(min=1e-12)).clamp(0, 1)
+    return torch.addcmul(low[1], width[1], share).detach()
 
 
 def sum_before(values: Tensor) -> Tensor:
@@ -124,7 +125,8 @@ def render_rays(
         if most is None:
             chosen = seen.nonzero()[:, 0]
         else:  # places of the first, second, … True; what there is none of goes to a row behind all, and away with it
-            chosen = torch.searchsorted(seen.cumsum(0), torch.arange(1, min(most, count) + 1, device=seen.device))
+            wanted = torch.arange(1, min(most, count) + 1, device=seen.device)
+            chosen = torch.searchsorted(seen.cumsum(0), wanted)
         density, rgb = field(points.reshape(-1, 3)[chosen.clamp(max=count - 1)])
         some = torch.cat([density[..., None], rgb], dim=-1)
         found = some.new_zeros(count + distances.shape[-1], 4).index_copy_(0, chosen, some)

@@ -92,7 +92,8 @@ def orbit_cameras(
         raise InputError(f"distance must be above 0, got {float(radius.min())}")
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
     ground = radius * e.cos()
-    return look_at(torch.stack([ground * a.sin(), radius * e.sin(), ground * a.cos()], dim=-1), focal=focal)
+    centers = torch.stack([ground * a.sin(), radius * e.sin(), ground * a.cos()], dim=-1)
+    return look_at(centers, focal=focal)
 
 
 def sphere_directions(count: int) -> Tensor:
@@ -114,7 +115,8 @@ def networks_reference(photo: Cameras) -> Cameras:
     It stands where the object fills their picture as it fills the photo's square; so far is their unit of length.
     """
     center, up, focal = photo.centers, photo.camera_to_world[:, :3, 1], photo.focal.mean(dim=1)
-    aside = (photo.camera_to_world[:, :3, 2] - center / center.norm(dim=1)[:, None]).abs().max()
+    distance = center.norm(dim=1)
+    aside = (photo.camera_to_world[:, :3, 2] - center / distance[:, None]).abs().max()
     if max(float(aside), float(photo.principal.abs().max()), float((photo.focal - REFERENCE_FOCAL).abs().max())) < 1e-5:
         return photo
     return look_at(center * (REFERENCE_FOCAL / focal)[:, None], up=up)

@@ -120,7 +120,8 @@ class Lens:
             pull = points.new_tensor([p2, p1])
             moved = points * (bend + 2 * (points * pull).sum(dim=-1, keepdim=True)) + pull * squared
         steps = torch.linspace(0, float(along.max()) if along.numel() else 0.0, 513, dtype=points.dtype)
-        falls = ((steps * self._bend(steps)).diff() <= 0).nonzero()
+        reach = steps * self._bend(steps)
+        falls = (reach.diff() <= 0).nonzero()
         edge = float(steps[falls[0, 0]]) if len(falls) else float("inf")
         return torch.where(along <= edge, moved, torch.nan)
 

@@ -72,7 +72,8 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
     flip = torch.tensor(NETWORK_AXES, device=matrices.device, dtype=torch.float32)
     ahead = torch.tensor([0.0, 0.0, 1.0], device=matrices.device, dtype=torch.float32)
     offsets = torch.einsum("...i,...ij->...j", rays.origins - center, rotation) / distance
-    return Rays((offsets + ahead) * flip, torch.einsum("...i,...ij->...j", rays.directions, rotation) * flip)
+    directions = torch.einsum("...i,...ij->...j", rays.directions, rotation) * flip
+    return Rays((offsets + ahead) * flip, directions)
 
 
 def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor:

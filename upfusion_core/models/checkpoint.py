@@ -242,7 +242,8 @@ def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for name in sorted(weights):
         if name.startswith(tuple(PARTS.values())) and not _ignored(name, config):
-            digest.update(name.encode() + weights[name].detach().reshape(-1)[:16].float().cpu().numpy().tobytes())
+            sample = weights[name].detach().reshape(-1)[:16].float().cpu()
+            digest.update(name.encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

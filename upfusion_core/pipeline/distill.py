@@ -187,7 +187,8 @@ def agreement(made: Tensor, seen: Tensor, scale: float) -> Tensor:
 
     Geman and McClure's: a root mean square difference over the channels of `scale` halves a pixel's weight.
     """
-    return scale**2 / (scale**2 + (made - seen).square().mean(dim=1, keepdim=True))
+    error = (made - seen).square().mean(dim=1, keepdim=True)
+    return scale**2 / (scale**2 + error)
 
 
 class Round(NamedTuple):

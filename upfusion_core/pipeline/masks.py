@@ -178,7 +178,8 @@ def _classes(values: Tensor) -> tuple[list[list[float]], bool]:
     colors = np.stack([codes >> 8 * place & 255 for place in reversed(range(len(values)))], axis=1)
     vary, share, near, far = next(rule for most, *rule in _AREAS if len(codes) <= most)
     spread = (max_pool2d(sample, 3, stride=1) + max_pool2d(-sample, 3, stride=1)).amax(0)
-    areas = np.bincount(np.searchsorted(codes, code[1:-1, 1:-1][spread <= vary].numpy()), minlength=len(codes))
+    flat = code[1:-1, 1:-1][spread <= vary].numpy()
+    areas = np.bincount(np.searchsorted(codes, flat), minlength=len(codes))
     if vary == 0:
         ends = colors[counts.argsort()[-2:]]  # what lies not between them is no step from one to the other
         way = ends[-1] - ends[0]

@@ -86,7 +86,8 @@ class ViewSynthesizer(ABC):
         rows, columns = self.config.upsrt.patches
         rgb = views.rgb[views.seen].to(self.device)
         photos = Chunk(len(rgb), "photo")
-        keys = torch.cat(list(photos.map(lambda part: self.dino(rgb[part], (rows, columns), self.dtype), len(rgb))))
+        parts = photos.map(lambda part: self.dino(rgb[part], (rows, columns), self.dtype), len(rgb))
+        keys = torch.cat(list(parts))
         if keys.shape[-1] != (width := self.config.upsrt.image_feature_dim):
             advice = "make dino.embed_dim and upsrt.image_feature_dim of the configuration agree"
             raise InputError(f"the DINO features must be {width} wide for this UpSRT, got {keys.shape[-1]}; {advice}")

@@ -325,7 +325,8 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
         if untouched:
             channels.append(_on_white(color, *beside))
         else:  # as darkness white is 0: what is outside adds nothing to a filter, no fringe of colours hidden by alpha
-            channels.append(1 - resample(color, box, size, *beside, of=lambda *planes: 1 - _on_white(*planes)))
+            darkness = resample(color, box, size, *beside, of=lambda *planes: 1 - _on_white(*planes))
+            channels.append(1 - darkness)
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
         return rgb, (unit_range(coverage) if untouched else resample(coverage, box, size)).clamp(0, 1), source
@@ -381,4 +382,5 @@ def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, 
     weights = weights / weights.sum(dim=1, keepdim=True)  # over all pixels, those outside the picture included
     first, last = max(0, int(taps[0])), min(length, int(taps[-1]) + 1)
     first = min(first, last)
-    return slice(first, last), weights[:, first - int(taps[0]) : last - int(taps[0])].float()
+    chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]
+    return slice(first, last), chosen.float()

@@ -99,7 +99,8 @@ class ReferenceFitter:
             prepared, shape = self.model.prepare(cond, guidance), (1, *prior.latent_shape)
             posterior, noise = (torch.randn(shape, generator=self.generator, dtype=torch.float32) for _ in range(2))
             options = {"noise": noise, "guidance": guidance, "steps": self.schedule.steps}
-            target = prior.decode(denoise_latents(prior, prior.encode(rgb, posterior), prepared, index, **options))
+            latents = denoise_latents(prior, prior.encode(rgb, posterior), prepared, index, **options)
+            target = prior.decode(latents)
         terms = loss_terms(rgb, opacity, target, self.perceptual)
         weights = term_weights(self.schedule, self.iteration, index)
         loss: Any = sum(weights[name] * value for name, value in terms.items())

@@ -185,7 +185,8 @@ def large_pieces(vertices: Tensor, faces: Tensor, keep: float) -> tuple[Tensor, 
     signed = (corners[:, 0] * torch.linalg.cross(corners[:, 1], corners[:, 2])).sum(1)
     of_face = torch.from_numpy(piece).long()[faces[:, 0]]
     volumes = torch.zeros(count, dtype=torch.float64).index_add_(0, of_face, signed)
-    faces = faces[(volumes >= max(keep, 1e-9) * volumes.max())[of_face]]
+    stays = volumes >= max(keep, 1e-9) * volumes.max()
+    faces = faces[stays[of_face]]
     used, faces = faces.unique(return_inverse=True)
     return vertices[used], faces
 
@@ -358,7 +359,8 @@ def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) ->
             passed = direction.cumsum(axis)
             first = (passed < half).sum(axis, keepdim=True)  # samples before the one in which half is lost
             stops = first < volume.shape[axis]
-            found.append(direction.gather(axis, first.clamp(max=volume.shape[axis] - 1))[stops])
+            value = direction.gather(axis, first.clamp(max=volume.shape[axis] - 1))
+            found.append(value[stops])
     fog = float(torch.cat(found).median()) / spacing / 2
     return min(fog, math.log(2.0) / (share * spacing * max(volume.shape)))
 
@@ -376,7 +378,8 @@ def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float
 
     def look(part: slice) -> Tensor:
         distances = stratified_distances(near[part], far[part], RAY_SAMPLES)
-        density = field.density(rays.origins[part, None] + rays.directions[part, None] * distances[..., None])
+        points = rays.origins[part, None] + rays.directions[part, None] * distances[..., None]
+        density = field.density(points)
         depth = density.sum(-1) * (far[part] - near[part]) / RAY_SAMPLES
         return torch.stack([-torch.expm1(-depth), density.amax(-1)])
 
@@ -388,7 +391,8 @@ def best_level(opacity: Tensor, peak: Tensor, first: float) -> float:
     """(R,) opacity and highest density of rays -> level whose silhouette has the best IoU with the opacities."""
     peak, order = peak.sort(descending=True)
     inside = opacity[order].cumsum(0)  # of the rays that meet the level of the k-th highest peak
-    agreement = 2 * inside / (torch.arange(1, len(peak) + 1, device=peak.device) + inside[-1])
+    met = torch.arange(1, len(peak) + 1, device=peak.device)
+    agreement = 2 * inside / (met + inside[-1])
     # levels just below the k-th peak are met by k rays; where the next peak is as high, by more
     agreement[:-1] = torch.where(peak[1:] == peak[:-1], torch.zeros_like(agreement[:-1]), agreement[:-1])
     good = agreement >= agreement.max() - TOLERANCE

@@ -58,7 +58,8 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
     crossing = -(rise * (row + 0.5)[:, None] + offset) / torch.where(slope == 0, 1, slope)
     # a side that rises to the right bounds the span on the left, one that falls on the right; the row bounds level ones
     left = torch.where(slope > 0, crossing, -torch.inf).amax(dim=1)
-    span, column = runs(*sample_range(left, torch.where(slope < 0, crossing, torch.inf).amin(dim=1), samples))
+    right = torch.where(slope < 0, crossing, torch.inf).amin(dim=1)
+    span, column = runs(*sample_range(left, right, samples))
     triangle, row = triangle[span], row[span]
     a, b, c = torch.einsum("tij,ti->jt", edges, inverse)[:, triangle]  # 1 / depth is linear on the screen
     pixel, nearness = row * samples + column, a * (column + 0.5) + b * (row + 0.5) + c
@@ -115,7 +116,8 @@ def sample_range(low: Tensor, high: Tensor, samples: int) -> tuple[Tensor, Tenso
 def runs(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Runs start, start + 1, … of `count` numbers each -> which run a number belongs to, and the number."""
     run = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-    return run, torch.arange(len(run), device=count.device) - (count.cumsum(0) - count)[run] + start[run]
+    before = count.cumsum(0) - count
+    return run, torch.arange(len(run), device=count.device) - before[run] + start[run]
 
 
 def _colors(surface: Surface, faces: Tensor, weights: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ def _parts(path: Path, companions: _Companions) -> Iterator[Part]:
             vertex_colors = visual.vertex_colors if visual.defined else np.full((len(vertices), 3), GRAY)
         if vertex_colors is not None and len(vertex_colors) == len(vertices):
             colors[:, :3] *= _unit(np.asarray(vertex_colors)[:, :3])
-        yield Part(vertices, torch.from_numpy(np.array(mesh.faces, dtype=np.int64)), colors, uvs, image)
+        faces = torch.from_numpy(np.array(mesh.faces, dtype=np.int64))
+        yield Part(vertices, faces, colors, uvs, image)
 
 
 def _unit(values: np.ndarray) -> Tensor:

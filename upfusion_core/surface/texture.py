@@ -36,7 +36,8 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int, report: OnProgress) -> tu
         if len(piece) <= PIECE:
             pieces.append(piece)
             continue
-        order = piece[np.argsort(centers[piece, np.ptp(centers[piece], axis=0).argmax()], kind="stable")]
+        axis = np.ptp(centers[piece], axis=0).argmax()
+        order = piece[np.argsort(centers[piece, axis], kind="stable")]
         large += [order[: len(order) // 2], order[len(order) // 2 :]]
     sources, corners, flat = [], np.empty_like(triangles), []
     count, right = 0, 0.0

@@ -67,7 +67,8 @@ def sample_points(masks: Tensor, uniform: Tensor, inside_share: float) -> Tensor
     covered = (masks.flatten(1) > 0.5).float().cumsum(1)  # (N, S·S)
     total = covered[:, -1:]
     # the pixel whose turn it is among the covered ones: the first whose running count exceeds u·total
-    pixel = torch.searchsorted(covered, (uniform[:, :inside, 0] * total).floor() + 1).clamp(max=size * size - 1)
+    wanted = (uniform[:, :inside, 0] * total).floor() + 1
+    pixel = torch.searchsorted(covered, wanted).clamp(max=size * size - 1)
     row, column = torch.div(pixel, size, rounding_mode="floor"), pixel % size
     within = 1 - 2 * (torch.stack([column, row], dim=-1) + uniform[:, :inside, 1:]) / size
     chosen = torch.where((total > 0)[..., None], within, anywhere[:, :inside])
