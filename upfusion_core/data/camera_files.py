@@ -115,8 +115,10 @@ def _own_camera(row: Any, label: str) -> FileCamera:  # noqa: ANN401 - any JSON
     if not isinstance(row, dict) or not isinstance(row.get("file"), str) or row.get("status") not in STATUSES:
         wanted = f"{label} must have a file and a status ({', '.join(STATUSES)})"
         raise InputError(f"{wanted}, got {shown(row, 60)}; correct it there")
-    names = ("size", "focal", "principal")
-    pairs = [from_value(tuple[float, float], row.get(name), f"{label}, {name}") for name in names]
+    pairs = []
+    for name in ("size", "focal", "principal"):
+        pair = from_value(tuple[float, float], row.get(name), f"{label}, {name}")
+        pairs.append([json_number(value, f"{label}, {name}") for value in pair])  # which bounds them too
     (width, height), (fx, fy), (x, y) = pairs
     if min(width, height, fx, fy) <= 0:
         raise InputError(f"{label}, size and focal must be above 0, got {pairs[:2]}; correct it there")

@@ -19,7 +19,7 @@ from ..support.checks import check_type
 from ..support.errors import InputError
 from ..support.images import shrunk, unit_range
 from ..types import Cameras, GivenViews, InputViews, NovelViews, OnStep, PhotoCameras
-from .photos import estimate_coverage
+from .photos import estimate_coverage, photo_silhouette
 
 LARGEST = 2048  # pixels along a picture's longer side that a field is fitted to
 OUTLINE = 192  # pixels along a silhouette's longer side in which distances from its outline are measured
@@ -71,9 +71,7 @@ def given_photos(views: InputViews, cameras: PhotoCameras) -> GivenViews:
     if not len(chosen):
         raise InputError("a photo whose camera is accepted is needed, got none; give their cameras, or other photos")
     photos = [views.sources[index] for index in chosen.tolist()]
-    masks = []
-    for photo in photos:
-        masks.append(estimate_coverage(unit_range(photo.rgb))[0] if photo.mask is None else unit_range(photo.mask))
+    masks = [unit_range(photo_silhouette(photo)) for photo in photos]
     return GivenViews([photo.rgb for photo in photos], source_cameras(cameras.cameras[chosen], photos), masks)
 
 

@@ -22,7 +22,7 @@ from ..support.checks import check_count, check_range, check_unit_range
 from ..support.decoding import check_picture, open_picture, orientation, pixels, turned
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import reading
-from ..support.images import to_8bit, unit_range
+from ..support.images import shrunk, to_8bit, unit_range
 from ..types import REFERENCE_FOCAL, InputViews, PhotoNote, SourcePhoto
 from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, estimate_mask, find_object
 
@@ -105,6 +105,14 @@ def estimate_coverage(rgb: Tensor) -> Tensor:
     darkness = (1 - rgb.amin(dim=0))[None]
     darkest, outside = (max_pool2d(each, 3, stride=1, padding=1) for each in (darkness, (mask < 0.5).float()))
     return torch.where(outside > 0.5, torch.minimum(mask, darkness / darkest.clamp(min=1e-3)), mask)
+
+
+def photo_silhouette(photo: SourcePhoto, longest: int | None = None) -> Tensor:
+    """(h, w) of the photo's part: its mask, or what is not white, looked for in `longest` pixels along a side."""
+    if photo.mask is not None:
+        return photo.mask
+    rgb = photo.rgb if longest is None else shrunk(photo.rgb, longest)
+    return estimate_coverage(unit_range(rgb))[0]
 
 
 def _listed(given: Any, name: str, one: int | None) -> list[Any]:  # noqa: ANN401 - whatever was given

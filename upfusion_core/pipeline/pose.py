@@ -24,10 +24,10 @@ from ..geometry.cameras import look_at, orbit_cameras, reference_camera
 from ..geometry.lenses import Lens
 from ..support.checks import check_type
 from ..support.errors import InputError
-from ..support.images import labelled_sheet, shrunk, unit_range
+from ..support.images import labelled_sheet
 from ..types import Cameras, InputViews, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer
-from .photos import estimate_coverage
+from .photos import photo_silhouette
 
 Answers = tuple[Tensor, Tensor, Tensor, float]  # see _answers
 SHARPEST = 1024  # pixels of a photo's longer side in which its silhouette is looked for, where it has no mask
@@ -225,10 +225,9 @@ def outlines(views: InputViews, cameras: Cameras, poses: Tensor) -> tuple[list[T
         if bool(pose.isfinite().all()):
             distance, looking = float(camera.centers.norm()), orbit_cameras(*pose[:, None])
             turn = looking.camera_to_world[0, :3, :3].T @ camera.camera_to_world[0, :3, :3]
-        mask, side = source.mask, source.rgb.shape[2]
-        if mask is None:  # at the photo's resolution: of the networks' few pixels an outline tells too little
-            mask = estimate_coverage(unit_range(shrunk(source.rgb, SHARPEST)))[0]
-        places = _corners(mask) * (side / mask.shape[1]) + np.array(source.corner) - np.array([left, top])
+        mask = photo_silhouette(source, SHARPEST)  # of the networks' few pixels an outline tells too little
+        scale, corner = source.rgb.shape[2] / mask.shape[1], np.array(source.corner) - np.array([left, top])
+        places = _corners(mask) * scale + corner
         places = (places - center) / focal * np.array([1, -1])
         rays = torch.from_numpy(np.pad(places, ((0, 0), (0, 1)), constant_values=-1)).float() @ turn.T
         made.append(rays / -rays[:, 2:] * rays.new_tensor([distance, distance, 1.0]))

@@ -74,14 +74,18 @@ def made_folder(folder: Path) -> Iterator[None]:
 def check_file_name(name: str, label: str = "a file's name") -> None:
     """Raises OutputError unless every system can write `name`: not "aux.png", "mug ", "a:b" and ".."."""
     bad = sorted({letter for letter in name if letter in '<>:"|?*/\\' or not (letter.isprintable() or letter == " ")})
-    faults = {
-        "no name": not name.strip(" ."),
-        f"{name!r:.60}, which is a device on Windows": name.partition(".")[0].rstrip(" ").lower() in _DEVICES,
-        f"{name!r:.60} with a space or dot at its end, which Windows drops": name.endswith((" ", ".")),
-        f"{name!r:.60} with {''.join(bad[:1])!r}": bool(bad),
-        f"one of {len(name)} letters": len(name.encode("utf-8", "replace")) > _LONGEST_NAME,
-    }
-    if fault := next((fault for fault, there in faults.items() if there), ""):
+    fault = ""
+    if not name.strip(" ."):
+        fault = "no name"
+    elif name.partition(".")[0].rstrip(" ").lower() in _DEVICES:
+        fault = f"{name!r:.60}, which is a device on Windows"
+    elif name.endswith((" ", ".")):
+        fault = f"{name!r:.60} with a space or dot at its end, which Windows drops"
+    elif bad:
+        fault = f"{name!r:.60} with {bad[0]!r}"
+    elif len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        fault = f"one of {len(name)} letters"
+    if fault:
         raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
 
 
